@@ -1,0 +1,285 @@
+"""Log-Mel filterbank: the numbers kaldi, lhotse, icefall and sherpa-onnx compute, batched and streaming.
+
+Legend: B streams or utterances, S samples (16 kHz), T feature frames of 10 ms, F = 80 Mel bins.
+
+One definition (``kind="kaldi"``): 25 ms povey window, 10 ms shift, edges by reflection (``snip_edges``
+False), DC removal and pre-emphasis per frame, 512-point power spectrum, 80 triangles between 20 and 7600 Hz
+in the Mel domain, natural logarithm with floor FLT_EPSILON, samples in [-1, 1]. Frame t covers samples ``160
+t - 120 … 160 t + 279``, so a stream of S samples has ``(S + 80) // 160`` frames. Equal to kaldi-native-fbank
+(which sherpa-onnx runs) and to ``torchaudio.compliance.kaldi.fbank(num_mel_bins=80, dither=0,
+snip_edges=False, low_freq=20, high_freq=-400, energy_floor=0)`` up to the rounding of single precision.
+
+No ``from __future__ import annotations`` here: ``torch.jit.script`` reads the annotations.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.jit import Final
+
+from asr.errors import UserError
+
+SAMPLE_RATE = 16000  # Hz
+FRAME_SHIFT = 160  # samples
+FRAME_LENGTH = 400  # samples
+NUM_MEL_BINS = 80
+FRAME_MS = 10  # a feature frame
+SUBSAMPLING = 4  # feature frames in an encoder frame
+ENCODER_FRAME_MS = 40
+
+FFT_LENGTH = 512
+LOW_HZ, HIGH_HZ = 20.0, 7600.0
+PREEMPHASIS = 0.97
+FLOOR = 1.1920928955078125e-07  # FLT_EPSILON; its logarithm is -15.9424, what silence gives
+
+KINDS = ("kaldi", "torchaudio_rnnt")
+
+
+@dataclasses.dataclass(frozen=True)
+class FeatureConfig:
+    """Which feature definition a model was trained with."""
+
+    kind: str = "kaldi"  # "kaldi", or "torchaudio_rnnt" for the imported public model only
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise UserError(f"unknown features.kind {self.kind!r}: choose one of {', '.join(KINDS)}")
+
+
+def feature_definition(config: FeatureConfig) -> dict:
+    """The whole definition as plain values; two models with equal definitions see equal numbers.
+
+    Raises:
+        UserError: the kind is not built.
+    """
+    if config.kind != "kaldi":
+        raise UserError(f"features.kind {config.kind!r} is not built yet: it arrives with the importer")
+    return {
+        "kind": "kaldi",
+        "sample_rate": SAMPLE_RATE,
+        "sample_range": 1.0,
+        "frame_shift": FRAME_SHIFT,
+        "frame_length": FRAME_LENGTH,
+        "snip_edges": False,
+        "dither": 0.0,
+        "remove_dc": True,
+        "preemphasis": PREEMPHASIS,
+        "window": "povey",
+        "fft": FFT_LENGTH,
+        "spectrum": "power",
+        "mel_scale": "htk-ln",
+        "mel_bins": NUM_MEL_BINS,
+        "low_hz": LOW_HZ,
+        "high_hz": HIGH_HZ,
+        "mel_norm": None,
+        "log": "natural",
+        "floor": "FLT_EPSILON",
+        "cmvn": None,
+    }
+
+
+def feature_hash(config: FeatureConfig) -> str:
+    """First 16 hexadecimal digits of the SHA-256 of the feature definition; stored in model folders."""
+    text = json.dumps(feature_definition(config), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def num_frames(samples: int) -> int:
+    """Feature frames (10 ms) of a whole stream of ``samples`` samples."""
+    return (samples + FRAME_SHIFT // 2) // FRAME_SHIFT
+
+
+def povey_window() -> Tensor:
+    """(400,) float64: a Hann window to the power 0.85, symmetric, zero at both ends."""
+    n = torch.arange(FRAME_LENGTH, dtype=torch.float64)
+    return (0.5 - 0.5 * torch.cos(2 * math.pi * n / (FRAME_LENGTH - 1))).pow(0.85)
+
+
+def mel_matrix() -> Tensor:
+    """(256, 80) float64: triangles over the power-spectrum bins, in the Mel domain, not normalised."""
+    low, high = (1127.0 * math.log1p(hz / 700.0) for hz in (LOW_HZ, HIGH_HZ))
+    edges = low + torch.arange(NUM_MEL_BINS + 2, dtype=torch.float64) * (high - low) / (NUM_MEL_BINS + 1)
+    hertz = torch.arange(FFT_LENGTH // 2, dtype=torch.float64) * (SAMPLE_RATE / FFT_LENGTH)
+    bins = 1127.0 * torch.log1p(hertz / 700.0)[:, None]
+    rising = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2])
+    falling = (edges[2:] - bins) / (edges[2:] - edges[1:-1])
+    return torch.minimum(rising, falling).clamp(min=0.0)
+
+
+class FbankState(NamedTuple):
+    """What B streams that started together carry from block to block."""
+
+    carry: Tensor  # (B, C) samples that later frames need, from the first of frame `frames` on; batch axis 0
+    samples: int  # received so far, per stream
+    frames: int  # given out so far, per stream
+
+
+class Fbank(nn.Module):
+    """Filterbank with two doors, whole utterances (``forward``) and streams (``step``, ``finish``), over the
+    same arithmetic.
+
+    Both doors give the same bits on a CPU, for any block size. Runs on any device, is scriptable, and is not
+    affected by autocast or
+    TF32: the Mel product is done in double precision.
+    """
+
+    # TorchScript reads constants from the class, not from the file.
+    shift: Final[int] = FRAME_SHIFT
+    half_shift: Final[int] = FRAME_SHIFT // 2
+    length: Final[int] = FRAME_LENGTH
+    fft: Final[int] = FFT_LENGTH
+    bins: Final[int] = FFT_LENGTH // 2  # the Nyquist bin has weight 0
+    mels: Final[int] = NUM_MEL_BINS
+    left: Final[int] = (FRAME_LENGTH - FRAME_SHIFT) // 2  # samples of frame 0 that lie before the stream
+    right: Final[int] = FRAME_LENGTH // 2  # most samples a frame can reach beyond the end
+    first: Final[int] = (FRAME_LENGTH + FRAME_SHIFT) // 2  # samples needed before frame 0 is complete
+    tile: Final[int] = 8  # rows of one matrix product, see _mel
+    preemphasis: Final[float] = PREEMPHASIS
+    floor: Final[float] = FLOOR
+    window: Tensor
+    dc: Tensor
+    mel: Tensor
+
+    def __init__(self, config: FeatureConfig = FeatureConfig()) -> None:
+        super().__init__()
+        feature_definition(config)  # raises for a kind that is not built
+        window = povey_window()
+        self.register_buffer("window", window.float(), persistent=False)
+        # DC removal after pre-emphasis: (f[n] - m) - 0.97 (f[n-1] - m) = (f[n] - 0.97 f[n-1]) - 0.03 m. The
+        # window is zero at n = 0, so the special first sample of a frame (pre-emphasised with itself) never
+        # counts, and pre-emphasis can be done on the signal.
+        self.register_buffer("dc", (window * -(1.0 - PREEMPHASIS)).float(), persistent=False)
+        self.register_buffer("mel", mel_matrix().float(), persistent=False)
+
+    def forward(self, audio: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Features of whole utterances; each is what it gives alone, reflected at its own end.
+
+        Args:
+            audio: (B, S) float samples in [-1, 1].
+            lengths: (B,) int64 samples; all S when left out.
+
+        Returns:
+            (B, T, 80) float32 features with T = (S + 80) // 160, zero beyond an utterance's end, and (B,)
+            int64 frames.
+
+        Raises:
+            ValueError: a length beyond S, or audio that is not (B, S).
+        """
+        if audio.dim() != 2:
+            raise ValueError(f"audio must be (B, S), not of {audio.dim()} dimensions")
+        B, S = audio.shape
+        if lengths is None:
+            lengths = torch.full((B,), S, dtype=torch.long, device=audio.device)
+        elif (
+            lengths.device.type == "cpu" and B > 0 and int(lengths.max()) > S
+        ):  # no such check on a GPU: it would wait for it
+            raise ValueError(f"a length of {int(lengths.max())} samples in a batch of {S}")
+        lengths = lengths.to(audio.device)
+        frames = torch.div(lengths + self.half_shift, self.shift, rounding_mode="floor")
+        T = (S + self.half_shift) // self.shift
+        if B == 0 or T == 0:
+            return torch.zeros(B, T, self.mels, device=audio.device), frames
+        audio = audio.to(torch.float32)
+        # Reflection has period 2 S: … 1 0 | 0 1 … S-1 | S-1 S-2 …; utterances shorter than the reach are
+        # reflected again and again.
+        length = lengths.clamp(min=1)[:, None]
+        left = self._reflect(
+            torch.arange(-self.left, 0, device=audio.device)[None].expand(B, self.left), length
+        )
+        tail = length + torch.arange(self.right, device=audio.device)[None]
+        padded = torch.cat([audio.gather(1, left), audio, audio.new_zeros(B, self.right)], dim=1)
+        padded = padded.scatter(1, tail + self.left, audio.gather(1, self._reflect(tail, length)))
+        y = self._frames(padded, T)
+        outside = torch.arange(T, device=audio.device)[None] >= frames[:, None]
+        return y.masked_fill(outside[:, :, None], 0.0), frames
+
+    @torch.jit.export
+    def initial_state(self, batch: int) -> FbankState:
+        """State of ``batch`` streams that start together."""
+        return FbankState(torch.zeros(batch, 0, device=self.window.device), 0, 0)
+
+    @torch.jit.export
+    def step(self, audio: Tensor, state: FbankState) -> tuple[Tensor, FbankState]:
+        """Frames that the next (B, S') samples complete; S' may be anything, 0 and 1 included.
+
+        Frame t is given out as soon as sample 160 t + 279 has arrived: (B, T', 80), T' often 0.
+        """
+        carry = torch.cat([state.carry, audio.to(torch.float32)], dim=1)
+        samples = state.samples + audio.size(1)
+        if samples < self.first:
+            return audio.new_zeros(audio.size(0), 0, self.mels, dtype=torch.float32), FbankState(
+                carry, samples, 0
+            )
+        if state.frames == 0:
+            carry = torch.cat([carry[:, : self.left].flip(1), carry], dim=1)
+        new = (samples - self.left) // self.shift - state.frames
+        y = self._frames(carry, new)
+        return y, FbankState(carry[:, new * self.shift :], samples, state.frames + new)
+
+    @torch.jit.export
+    def finish(self, state: FbankState) -> Tensor:
+        """The last frames (B, T', 80), completed by reflection at the end of the stream."""
+        if state.frames == 0:
+            return self.forward(state.carry, None)[0]
+        new = (state.samples + self.half_shift) // self.shift - state.frames
+        tail = state.carry[:, state.carry.size(1) - self.right :].flip(
+            1
+        )  # the carry holds 240 samples or more from frame 1 on
+        return self._frames(torch.cat([state.carry, tail], dim=1), new)
+
+    def _reflect(self, index: Tensor, length: Tensor) -> Tensor:
+        index = torch.remainder(index, 2 * length)
+        return torch.minimum(index, 2 * length - 1 - index)
+
+    def _frames(self, audio: Tensor, T: int) -> Tensor:
+        """(B, S') samples, the first of them the first of frame 0 -> (B, T, 80)."""
+        B = audio.size(0)
+        if T <= 0:
+            return torch.zeros(B, 0, self.mels, device=audio.device)
+        audio = audio[:, : (T - 1) * self.shift + self.length]
+        mean = audio.unfold(1, self.length, self.shift).mean(dim=2, keepdim=True)
+        sharp = nn.functional.pad(audio[:, 1:] - self.preemphasis * audio[:, :-1], (1, 0))
+        frames = sharp.unfold(1, self.length, self.shift) * self.window + mean * self.dc
+        spectrum = torch.fft.rfft(frames, n=self.fft)[:, :, : self.bins]
+        power = spectrum.real.square() + spectrum.imag.square()
+        return self._mel(power.reshape(B * T, self.bins)).clamp(min=self.floor).log().view(B, T, self.mels)
+
+    def _mel(self, power: Tensor) -> Tensor:
+        """(N, 256) -> (N, 80).
+
+        A matrix product's order of summation depends on its number of rows: tiles of one size make a frame's
+        bits independent of the frames around it. Double precision keeps autocast and TF32 out.
+        """
+        dtype = torch.float32 if power.device.type == "mps" else torch.float64
+        N = power.size(0)
+        tiles = (N + self.tile - 1) // self.tile
+        rows = nn.functional.pad(power, (0, 0, 0, tiles * self.tile - N)).to(dtype)
+        weights = self.mel.to(dtype).expand(tiles, self.bins, self.mels)
+        y = torch.bmm(rows.view(tiles, self.tile, self.bins), weights)
+        return y.view(tiles * self.tile, self.mels)[:N].to(torch.float32)
+
+
+class StreamingFbank:
+    """Features of one stream, block by block: what a session holds. Streams may share the module."""
+
+    def __init__(self, fbank: Fbank | None = None) -> None:
+        self.fbank = Fbank() if fbank is None else fbank
+        self.state = self.fbank.initial_state(1)
+
+    def accept(self, samples: Tensor) -> Tensor:
+        """(S',) samples in [-1, 1] -> (T', 80) frames they complete."""
+        with torch.no_grad():
+            y, self.state = self.fbank.step(samples.to(self.state.carry.device)[None], self.state)
+        return y[0]
+
+    def finish(self) -> Tensor:
+        """(T', 80) last frames; afterwards the object is ready for another stream."""
+        with torch.no_grad():
+            y = self.fbank.finish(self.state)
+        self.state = self.fbank.initial_state(1)
+        return y[0]
