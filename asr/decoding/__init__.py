@@ -1,0 +1,1 @@
+"""Search: encoder frames to symbols, symbols to words, words to files."""

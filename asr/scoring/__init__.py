@@ -1,0 +1,1 @@
+"""Scores: manifests in, word error rates and aligned reports out."""

@@ -1,0 +1,391 @@
+"""The command line: ``asr transcribe | evaluate | train | bench``.
+
+Every command wraps one library call and its options are that call's keywords. Nothing heavy is imported before the
+arguments have been checked. Bad input ends with ``error: <one sentence>`` on standard error and exit status 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import errno
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from asr.errors import UserError
+
+FORMATS = ("txt", "json", "srt", "vtt", "ctm")
+ONE_RECORDING = ("srt", "vtt")  # formats whose files hold one recording
+
+
+class _Help(argparse.HelpFormatter):
+    """Help with the defaults of options that have one."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text = action.help or ""
+        return (
+            text
+            if action.default in (None, False, argparse.SUPPRESS, [])
+            else f"{text} (default: %(default)s)"
+        )
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose complaints are one sentence with the nearest option, and which takes no prefixes."""
+
+    def __init__(self, prog: str, description: str):
+        super().__init__(prog=prog, description=description, allow_abbrev=False, formatter_class=_Help)
+
+    def parse(self, argv: Sequence[str]) -> argparse.Namespace:
+        """Options and files in any order.
+
+        Raises:
+            UserError: an unknown option (the nearest is suggested), a missing or ill-typed value.
+        """
+        namespace, unknown = self.parse_known_intermixed_args(argv)
+        if unknown:
+            name = next((item for item in unknown if item.startswith("-")), unknown[0])
+            option = name.partition("=")[0]
+            known = [string for action in self._actions for string in action.option_strings]
+            raise UserError(f"{self.prog} has no option {option}{hint(option, known)}")
+        return namespace
+
+    def error(self, message: str) -> NoReturn:
+        """Argparse's own complaints, without the usage text."""
+        raise UserError(f"{self.prog}: {message} (see {self.prog} --help)")
+
+
+def hint(word: str, known: Sequence[str]) -> str:
+    """``; did you mean …?`` if a known word is near."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit status: 0 done, 2 bad input, 130 interrupted."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        status = _dispatch(arguments)
+        sys.stdout.flush()
+        return status
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        # The reader, `head` for instance, has gone; the interpreter must not complain at exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        print("error: the output does not fit: no space left on the device", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except SystemExit as stop:  # --help of a command
+        return stop.code if isinstance(stop.code, int) else 0
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_overview(), end="")
+        return 0
+    name, rest = arguments[0], arguments[1:]
+    if name == "--version":
+        from asr import __version__
+
+        print(f"asr {__version__}")
+        return 0
+    if name not in COMMANDS:
+        kind = "option" if name.startswith("-") else "command"
+        known = ["--help", "--version"] if name.startswith("-") else list(COMMANDS)
+        raise UserError(f"asr has no {kind} {name}{hint(name, known) or ' (see asr --help)'}")
+    return COMMANDS[name][1](rest)
+
+
+def _overview() -> str:
+    lines = ["usage: asr COMMAND [options]\n\nStreaming speech recognition.\n\ncommands:\n"]
+    lines += [f"  {name:<12}{text}\n" for name, (text, _) in COMMANDS.items()]
+    lines += ["\n  asr COMMAND --help   the options of a command\n  asr --version\n"]
+    return "".join(lines)
+
+
+def _model_options(parser: Parser) -> None:
+    parser.add_argument(
+        "--model", required=True, metavar="NAME|FOLDER", help="a shipped model or a model folder"
+    )
+    parser.add_argument("--threads", type=int, default=None, help="CPU threads (torch's choice if left out)")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+
+
+def _decoding_options(parser: Parser) -> None:
+    parser.add_argument(
+        "--streaming", action="store_true", help="chunk by chunk, as a live session; the same words"
+    )
+    parser.add_argument(
+        "--batch-seconds", type=float, default=120.0, help="seconds of audio in an offline batch"
+    )
+    parser.add_argument("--parallel", type=int, default=8, help="streams stepped as one batch")
+    parser.add_argument(
+        "--blank-penalty", type=float, default=0.0, help="> 0: fewer deletions, more insertions"
+    )
+
+
+# ---------------------------------------------------------------- transcribe
+
+
+def transcribe_command(argv: Sequence[str]) -> int:
+    """``asr transcribe FILES… --model M``: recognise recordings and write what was said."""
+    parser = Parser(
+        prog="asr transcribe", description="Recognise recordings; '-' reads WAV or 16 kHz PCM from stdin."
+    )
+    parser.add_argument("files", nargs="+", metavar="FILES", help="audio files, or - for standard input")
+    _model_options(parser)
+    _decoding_options(parser)
+    parser.add_argument("--format", choices=FORMATS, default="txt", help="of the output")
+    parser.add_argument(
+        "--output", default=None, metavar="FILE", help="a file, or a folder for one file a recording"
+    )
+    parser.add_argument(
+        "--partials", action="store_true", help="with --streaming: show words as they come, on stderr"
+    )
+    parser.add_argument(
+        "--trailing-silence", type=float, default=0.8, help="seconds of silence that end a segment"
+    )
+    parser.add_argument(
+        "--max-segment", type=float, default=20.0, help="seconds after which a segment is cut"
+    )
+    options = parser.parse(argv)
+    if options.partials and not options.streaming:
+        raise UserError("--partials needs --streaming")
+    targets = _targets(options)
+
+    from asr.decoding.results import WRITERS, Transcript
+    from asr.streaming import EndpointConfig, Recognizer
+
+    endpoint = EndpointConfig(options.trailing_silence, options.max_segment)
+    recognizer = Recognizer.load(
+        options.model, options.threads, options.device, blank_penalty=options.blank_penalty
+    )
+    writer = WRITERS[options.format]
+    several = len(options.files) > 1
+    live = options.streaming and (options.partials or sys.stdout.isatty() or "-" in options.files)
+    if live:
+        from asr.streaming.live import transcribe_live
+
+        stdout_text = options.format == "txt" and options.output is None
+        results = transcribe_live(recognizer, options.files, endpoint, options.partials, stdout_text)
+    else:
+        stdout_text = False
+        results = recognizer.transcribe_each(
+            options.files,
+            streaming=options.streaming,
+            batch_seconds=options.batch_seconds,
+            parallel=options.parallel,
+            endpoint=endpoint,
+        )
+    kept: list[Transcript] = []
+    failed = False
+    for i, result in enumerate(results):
+        if isinstance(result, UserError):
+            failed = True
+            print(f"error: {result}", file=sys.stderr)
+        elif stdout_text:
+            pass  # printed while it was recognised
+        elif targets and several and len(targets) == len(options.files):
+            write_text(targets[i], writer.render([result]))
+        elif options.format == "txt" and not targets:
+            print(writer.render([result], several), end="", flush=True)
+        else:
+            kept.append(result)
+    if kept:
+        text = writer.render(kept, several)
+        if targets:
+            write_text(targets[0], text)
+        else:
+            print(text, end="")
+    return 2 if failed else 0
+
+
+def _targets(options: argparse.Namespace) -> list[Path]:
+    """Where the output goes: nothing (stdout), one file, or a file in a folder for each recording; checked first."""
+    several = len(options.files) > 1
+    if options.output is None:
+        if several and options.format in ONE_RECORDING:
+            raise UserError(
+                f"a {options.format} file holds one recording: give --output FOLDER for {len(options.files)}"
+            )
+        return []
+    path = Path(options.output)
+    if not path.is_dir() and not options.output.endswith(("/", os.sep)):
+        if several and options.format in ONE_RECORDING:
+            raise UserError(
+                f"a {options.format} file holds one recording: --output must be a folder, not {path}"
+            )
+        if not path.absolute().parent.is_dir():
+            raise UserError(f"cannot write {path}: no folder {path.parent}")
+        return [path]
+    names = ["stdin" if file == "-" else Path(file).stem for file in options.files]
+    double = next((name for name in names if names.count(name) > 1), None)
+    if double is not None:
+        raise UserError(f"two recordings would be written to {path / double}.{options.format}")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make the folder {path}: {error.strerror}") from None
+    return [path / f"{name}.{options.format}" for name in names]
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a whole file or leave what was there.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    if path.exists() and not path.is_file():  # /dev/stdout, a named pipe: nothing to replace
+        path.write_text(text, encoding="utf-8")
+        return
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from None
+
+
+# ---------------------------------------------------------------- evaluate
+
+
+def evaluate_command(argv: Sequence[str]) -> int:
+    """``asr evaluate --model M --manifest F``: word error rate and real-time factor."""
+    parser = Parser(prog="asr evaluate", description="Score a model on the utterances of a manifest.")
+    _model_options(parser)
+    parser.add_argument(
+        "--manifest", required=True, metavar="FILE", help="manifest.jsonl, its folder, or lhotse cuts"
+    )
+    parser.add_argument("--split", default=None, help="only this split of the manifest")
+    _decoding_options(parser)
+    parser.add_argument(
+        "--map",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="a=b",
+        help="replace word a by b on both sides",
+    )
+    parser.add_argument("--format", choices=("txt", "json"), default="txt", help="of the scores")
+    parser.add_argument(
+        "--report", default=None, metavar="FILE", help="write the aligned errors of every utterance"
+    )
+    options = parser.parse(argv)
+
+    from asr.scoring.wer import parse_map
+
+    mapping = parse_map(options.map)
+    if options.report is not None and not Path(options.report).absolute().parent.is_dir():
+        raise UserError(f"cannot write {options.report}: no folder {Path(options.report).parent}")
+
+    import json
+
+    from asr.scoring.evaluate import evaluate
+    from asr.streaming import Recognizer
+
+    recognizer = Recognizer.load(
+        options.model, options.threads, options.device, blank_penalty=options.blank_penalty
+    )
+    evaluation = evaluate(
+        recognizer,
+        options.manifest,
+        split=options.split,
+        streaming=options.streaming,
+        map=mapping,
+        batch_seconds=options.batch_seconds,
+        parallel=options.parallel,
+        report=options.report,
+        progress=_progress if sys.stderr.isatty() else None,
+    )
+    for sentence in evaluation.errors:
+        print(f"error: {sentence}", file=sys.stderr)
+    if options.format == "json":
+        scores = evaluation.to_dict()
+        scores |= {"model": options.model, "manifest": options.manifest, "split": options.split}
+        scores |= {"streaming": options.streaming}
+        print(json.dumps(scores, indent=2, ensure_ascii=False))
+    else:
+        print(evaluation.result)
+        print(
+            f"{len(evaluation.result.utterances)} utterances, {evaluation.seconds:.1f} s of audio in "
+            f"{evaluation.wall_seconds:.1f} s: real-time factor {evaluation.rtf:.4f}"
+        )
+    return 2 if evaluation.errors else 0
+
+
+def _progress(done: int, total: int) -> None:
+    print(f"\r{done}/{total} utterances", end="\n" if done == total else "", file=sys.stderr, flush=True)
+
+
+# ---------------------------------------------------------------- train, bench
+
+
+def train_command(argv: Sequence[str]) -> int:
+    """``asr train RECIPE.yaml [--key value …]``."""
+    try:
+        from asr.training.command import train_command as run
+
+        return int(run(list(argv)))
+    except ModuleNotFoundError as error:
+        if error.name is not None and error.name.partition(".")[0] != "asr":
+            raise UserError(f"training needs {error.name}: pip install 'emformer-asr[train]'") from None
+        raise
+
+
+def bench_command(argv: Sequence[str]) -> int:
+    """``asr bench --model M``: speed, latency and memory of streaming."""
+    parser = Parser(prog="asr bench", description="Stream through a model one chunk at a time and measure.")
+    parser.add_argument(
+        "--model", required=True, metavar="NAME|FOLDER", help="a shipped model or a model folder"
+    )
+    parser.add_argument(
+        "--audio", default=None, metavar="FILE", help="a recording to stream (noise if left out)"
+    )
+    parser.add_argument("--seconds", type=float, default=30.0, help="of audio to stream")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--format", choices=("table", "json"), default="table", help="of the figures")
+    options = parser.parse(argv)
+    if options.seconds < 1:
+        raise UserError(f"--seconds must be at least 1, not {options.seconds}")
+
+    import json
+
+    from asr.streaming.bench import bench
+
+    figures = bench(
+        options.model,
+        audio=options.audio,
+        seconds=options.seconds,
+        threads=options.threads,
+        device=options.device,
+    )
+    if options.format == "json":
+        print(json.dumps(figures, indent=2))
+    else:
+        print("".join(f"{name.replace('_', ' '):<20}{value}\n" for name, value in figures.items()), end="")
+    return 0
+
+
+COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], int]]] = {
+    "transcribe": ("recognise recordings or a live stream", transcribe_command),
+    "evaluate": ("word error rate and real-time factor on a manifest", evaluate_command),
+    "train": ("train a model from a recipe", train_command),
+    "bench": ("real-time factor, latency, start-up and memory of a model", bench_command),
+}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,207 @@
+"""What recognition gives back, and how it is written: txt, json, srt, vtt, ctm.
+
+Times are seconds from the start of the stream. A transducer tells when it emits, not when a sound began: a word starts
+with the 40 ms encoder frame that emitted its first symbol and ends with the frame that emitted its last one, so
+0 <= start < end <= start of the next word. Emission trails the sound (the frame has seen its chunk and the look-ahead),
+which is why both times are late rather than early. A word's confidence is the geometric mean of the probabilities of
+its symbols, each given the symbols before it: between 0 and 1, not calibrated.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Word:
+    """One word: text, start and end in seconds of the stream, confidence in 0 … 1."""
+
+    word: str
+    start: float
+    end: float
+    confidence: float
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Words between two endpoints; start of the first and end of the last, in seconds of the stream."""
+
+    text: str
+    start: float
+    end: float
+    words: tuple[Word, ...] = ()
+
+    @staticmethod
+    def of(words: Sequence[Word]) -> Segment:
+        """The segment of at least one word."""
+        text = " ".join(word.word for word in words)
+        return Segment(text, words[0].start, words[-1].end, tuple(words))
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """One recording: its name, the whole text, all words, and the segments they were spoken in."""
+
+    audio: str
+    text: str
+    words: tuple[Word, ...] = ()
+    segments: tuple[Segment, ...] = ()
+    duration: float = 0.0  # seconds of audio heard; not part of the JSON
+
+    @staticmethod
+    def of(audio: str, segments: Sequence[Segment], duration: float = 0.0) -> Transcript:
+        """The transcript that consists of ``segments``."""
+        words = tuple(word for segment in segments for word in segment.words)
+        text = " ".join(segment.text for segment in segments)
+        return Transcript(audio, text, words, tuple(segments), duration)
+
+    def to_dict(self) -> dict[str, Any]:
+        """``{audio, text, words: [{word, start, end, confidence}], segments: [{text, start, end}]}``."""
+        return {
+            "audio": self.audio,
+            "text": self.text,
+            "words": [
+                {"word": w.word, "start": w.start, "end": w.end, "confidence": round(w.confidence, 4)}
+                for w in self.words
+            ],
+            "segments": [{"text": s.text, "start": s.start, "end": s.end} for s in self.segments],
+        }
+
+
+class Writer:
+    """A way to write transcripts; `render` gives the whole file, newline at its end."""
+
+    name = ""
+    several = True  # whether one file can hold several recordings
+
+    def render(self, transcripts: Sequence[Transcript], several: bool | None = None) -> str:
+        """The content of one file.
+
+        Args:
+            transcripts: the recordings.
+            several: write the form for several recordings; None: if there is not exactly one.
+
+        Raises:
+            ValueError: the format holds one recording a file and got several.
+        """
+        if len(transcripts) != 1 and not self.several:
+            raise ValueError(f"a {self.name} file holds one recording, not {len(transcripts)}")
+        return self.body(transcripts, len(transcripts) != 1 if several is None else several)
+
+    def body(self, transcripts: Sequence[Transcript], several: bool) -> str:
+        """What `render` gives, checked."""
+        raise NotImplementedError
+
+
+class TxtWriter(Writer):
+    """The text alone, one line a recording; with several recordings each line starts with ``name: ``."""
+
+    name = "txt"
+
+    def body(self, transcripts: Sequence[Transcript], several: bool) -> str:
+        if not several:
+            return transcripts[0].text + "\n"
+        return "".join(f"{t.audio}: {t.text}".rstrip() + "\n" for t in transcripts)
+
+
+class JsonWriter(Writer):
+    """One object a recording, a list when there are several."""
+
+    name = "json"
+
+    def body(self, transcripts: Sequence[Transcript], several: bool) -> str:
+        objects = [transcript.to_dict() for transcript in transcripts]
+        return json.dumps(objects if several else objects[0], indent=2, ensure_ascii=False) + "\n"
+
+
+class SubtitleWriter(Writer):
+    """Cues of limited length, cut between words; one recording a file."""
+
+    several = False
+    max_seconds = 6.0
+    max_characters = 84  # two lines of 42, the usual limit
+    min_seconds = 0.5  # a word emitted by one symbol spans one frame: nobody can read 40 ms
+
+    def cues(self, transcript: Transcript) -> list[tuple[float, float, str]]:
+        """(start, end, text) of every cue, in order and without overlap."""
+        groups: list[list[Word]] = []
+        for segment in transcript.segments:
+            length = 0
+            for i, word in enumerate(segment.words):
+                fits = (
+                    length + 1 + len(word.word) <= self.max_characters
+                    and groups
+                    and word.end - groups[-1][0].start <= self.max_seconds
+                )
+                if i and fits:
+                    groups[-1].append(word)
+                    length += 1 + len(word.word)
+                else:
+                    groups.append([word])
+                    length = len(word.word)
+        cues = []
+        for group, following in zip(groups, [*groups[1:], None], strict=True):
+            end = max(group[-1].end, group[0].start + self.min_seconds)
+            if following is not None:
+                end = min(end, following[0].start)
+            cues.append((group[0].start, end, " ".join(word.word for word in group)))
+        return cues
+
+
+class SrtWriter(SubtitleWriter):
+    """SubRip subtitles."""
+
+    name = "srt"
+
+    def body(self, transcripts: Sequence[Transcript], several: bool) -> str:
+        cues = self.cues(transcripts[0])
+        return "".join(
+            f"{i}\n{clock(start, ',')} --> {clock(end, ',')}\n{text}\n\n"
+            for i, (start, end, text) in enumerate(cues, 1)
+        )
+
+
+class VttWriter(SubtitleWriter):
+    """WebVTT subtitles."""
+
+    name = "vtt"
+
+    def body(self, transcripts: Sequence[Transcript], several: bool) -> str:
+        cues = self.cues(transcripts[0])
+        return "WEBVTT\n\n" + "".join(
+            f"{clock(start, '.')} --> {clock(end, '.')}\n{text}\n\n" for start, end, text in cues
+        )
+
+
+class CtmWriter(Writer):
+    """NIST CTM: ``recording channel start duration word confidence``, one line a word."""
+
+    name = "ctm"
+
+    def body(self, transcripts: Sequence[Transcript], several: bool) -> str:
+        lines = []
+        for transcript in transcripts:
+            # the fields are separated by spaces, so the name of the recording must not hold one
+            recording = PurePath(transcript.audio).stem.replace(" ", "_") or "-"
+            for w in transcript.words:
+                lines.append(
+                    f"{recording} 1 {w.start:.2f} {w.end - w.start:.2f} {w.word} {w.confidence:.4f}\n"
+                )
+        return "".join(lines)
+
+
+WRITERS: dict[str, Writer] = {
+    w.name: w for w in (TxtWriter(), JsonWriter(), SrtWriter(), VttWriter(), CtmWriter())
+}
+
+
+def clock(seconds: float, point: str) -> str:
+    """``01:02:03.450`` with ``point`` before the milliseconds."""
+    milliseconds = round(seconds * 1000)
+    hours, rest = divmod(milliseconds, 3_600_000)
+    minutes, rest = divmod(rest, 60_000)
+    return f"{hours:02d}:{minutes:02d}:{rest // 1000:02d}{point}{rest % 1000:03d}"

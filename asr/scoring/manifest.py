@@ -1,0 +1,158 @@
+"""What to score: ``manifest.jsonl`` files and lhotse cut files, read without lhotse where a cut is a plain piece of a file."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from asr.errors import UserError
+
+SAMPLE_RATE = 16000
+
+
+@dataclass(frozen=True)
+class Item:
+    """One utterance with its reference.
+
+    Attributes:
+        id, text: name and reference as written in the manifest.
+        audio: a file, or a function that gives its samples at 16 kHz.
+        start, duration: the part of the file in seconds; None: to its end.
+        split: ``train``, ``dev``, ``test``, … or empty.
+    """
+
+    id: str
+    text: str
+    audio: Path | Callable[[], Any]
+    start: float = 0.0
+    duration: float | None = None
+    split: str = ""
+
+
+def read_manifest(path: str | Path, split: str | None = None) -> list[Item]:
+    """The utterances of a manifest.
+
+    Args:
+        path: ``manifest.jsonl`` (``{id, audio, text, split, …}`` a line), a folder that holds one, or a lhotse cut file
+            (``.jsonl``, ``.jsonl.gz``). Audio paths are absolute or relative to the manifest.
+        split: only this split; None: all.
+
+    Raises:
+        UserError: no such file, a line that is not an utterance, audio that is not there, no utterance of the split.
+    """
+    file = Path(path)
+    if file.is_dir():
+        file = file / "manifest.jsonl"
+    if not file.is_file():
+        raise UserError(f"no such manifest: {file}")
+    items = [_item(record, file, number) for number, record in _records(file)]
+    if not items:
+        raise UserError(f"{file}: the manifest is empty")
+    if split is not None:
+        splits = sorted({item.split for item in items if item.split})
+        items = [item for item in items if item.split == split]
+        if not items:
+            there = f"it has {', '.join(splits)}" if splits else "its lines name none"
+            raise UserError(f"{file}: no utterance of split {split!r}: {there}")
+    return items
+
+
+def _records(file: Path) -> Iterable[tuple[int, dict[str, Any]]]:
+    try:
+        with (
+            gzip.open(file, "rt", encoding="utf-8")
+            if file.suffix == ".gz"
+            else open(file, encoding="utf-8") as lines
+        ):
+            for number, line in enumerate(lines, 1):
+                if line.strip():
+                    record = json.loads(line)
+                    if not isinstance(record, dict):
+                        raise UserError(f"{file}, line {number}: not a JSON object")
+                    yield number, record
+    except json.JSONDecodeError as error:
+        raise UserError(f"{file}, line {number}: not JSON ({error.msg})") from None
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read the manifest {file}: {error}") from None
+
+
+def _item(record: dict[str, Any], file: Path, number: int) -> Item:
+    where = f"{file}, line {number}"
+    try:
+        if "recording" in record or "supervisions" in record or "tracks" in record:
+            return _cut(record, file, where)
+        text = record["text"]
+        name = record["audio"]
+    except KeyError as error:
+        raise UserError(f"{where}: the utterance has no {error.args[0]!r}") from None
+    except (TypeError, AttributeError, IndexError, ValueError) as error:
+        raise UserError(f"{where}: not an utterance ({error})") from None
+    audio = _find(str(name), file, where)
+    return Item(str(record.get("id", number)), str(text), audio, split=str(record.get("split", "")))
+
+
+def _cut(record: dict[str, Any], file: Path, where: str) -> Item:
+    """A lhotse cut. Anything but a piece of one mono file as it is goes through lhotse."""
+    supervisions = sorted(record.get("supervisions") or [], key=lambda s: s.get("start", 0.0))
+    text = " ".join(s["text"] for s in supervisions if s.get("text"))
+    name = str(record["id"])
+    split = str((record.get("custom") or {}).get("split", ""))
+    recording = record.get("recording") or {}
+    sources = recording.get("sources") or []
+    plain = (
+        record.get("type") == "MonoCut"
+        and not recording.get("transforms")
+        and len(sources) == 1
+        and sources[0].get("type") == "file"
+        and sources[0].get("channels") == [0]
+        and record.get("channel", 0) == 0
+    )
+    if not plain:
+        return Item(
+            name, text or _texts(record), _through_lhotse(record, where), 0.0, record.get("duration"), split
+        )
+    start, duration = float(record.get("start", 0.0)), float(record["duration"])
+    whole = start == 0.0 and abs(duration - float(recording.get("duration", -1.0))) < 1e-3
+    audio = _find(str(sources[0]["source"]), file, where)
+    return Item(name, text, audio, start, None if whole else duration, split)
+
+
+def _texts(record: dict[str, Any]) -> str:
+    """The references of a mixed cut, in order of time."""
+    parts = []
+    for track in record.get("tracks") or []:
+        for supervision in track.get("cut", {}).get("supervisions") or []:
+            begin = float(track.get("offset", 0.0)) + float(supervision.get("start", 0.0))
+            parts.append((begin, supervision.get("text") or ""))
+    return " ".join(text for _, text in sorted(parts) if text)
+
+
+def _through_lhotse(record: dict[str, Any], where: str) -> Callable[[], Any]:
+    try:
+        from lhotse.serialization import deserialize_item
+    except ImportError:
+        kind = record.get("type", "cut")
+        raise UserError(
+            f"{where}: this {kind} needs lhotse to be read: pip install 'emformer-asr[train]'"
+        ) from None
+
+    def load() -> Any:
+        try:
+            return deserialize_item(record).resample(SAMPLE_RATE).load_audio().mean(axis=0)
+        except Exception as error:  # lhotse raises whatever its back ends raise
+            raise UserError(f"{where}: cannot read the audio of cut {record.get('id')}: {error}") from None
+
+    return load
+
+
+def _find(name: str, file: Path, where: str) -> Path:
+    path = Path(name)
+    candidates = [path] if path.is_absolute() else [file.parent / path, path]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    raise UserError(f"{where}: no such audio file: {candidates[0]}")

@@ -1,0 +1,411 @@
+"""The recogniser: a model with its tokens and streaming numbers, from which sessions and transcripts are made.
+
+Shapes: B streams, U encoder frames (40 ms) in a chunk, R in the look-ahead, T feature frames (10 ms).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from asr.decoding import greedy
+from asr.decoding.results import Segment, Transcript
+from asr.decoding.state import batch_axes, concatenate, select, write
+from asr.errors import UserError
+from asr.features import FRAME_MS, SAMPLE_RATE, Fbank, FeatureConfig
+from asr.streaming.endpointing import EndpointConfig, Segmenter
+from asr.streaming.events import Event, Final
+from asr.streaming.session import Session
+from asr.streaming.sources import Source, as_sources
+
+READ_AHEAD = 8  # batches of recordings read before they are sorted by length
+
+
+@dataclass
+class StateBatch:
+    """The model state of several streams, stacked, and whose row is whose.
+
+    Sessions that are stepped together again and again keep sharing one batch, so nothing is copied between steps.
+    """
+
+    state: Any  # (encoder state, greedy state)
+    members: list[Session]
+
+
+class Recognizer:
+    """What an application holds; ``asr.load`` makes one.
+
+    Args:
+        model: transducer in evaluation mode.
+        tokenizer: its tokens.
+        features: its filterbank.
+        name: for messages.
+        device: where the model runs, e.g. ``cpu`` or ``cuda``.
+        blank_penalty: subtracted from the blank's log-probability (> 0: fewer deletions, more insertions).
+    """
+
+    sample_rate = SAMPLE_RATE
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        features: FeatureConfig | None = None,
+        *,
+        name: str = "",
+        device: str | torch.device = "cpu",
+        blank_penalty: float = 0.0,
+    ):
+        self.name = name
+        self.device = torch.device(device)
+        self.model = model.to(self.device).eval()
+        self.tokenizer = tokenizer
+        self.fbank = Fbank(features or FeatureConfig())  # on the CPU: a chunk is a few frames
+        self.blank_penalty = blank_penalty
+        self.chunk_frames: int = self.model.encoder.chunk_frames  # feature frames a step consumes
+        self.window_frames: int = self.model.encoder.window_frames  # feature frames a step sees
+        with torch.inference_mode():
+            self._initial = self._initial_state(1)
+            self._axes = batch_axes(self._initial_state)
+
+    @classmethod
+    def load(
+        cls,
+        name_or_folder: str,
+        threads: int | None = None,
+        device: str = "cpu",
+        *,
+        blank_penalty: float = 0.0,
+    ) -> Recognizer:
+        """Load a model that ships with the package or a model folder.
+
+        Args:
+            name_or_folder: a name of `asr.pretrained.list_pretrained`, or a folder.
+            threads: CPU threads of torch for the whole process; None: leave them as they are.
+            device: where the model runs.
+            blank_penalty: see the class.
+
+        Raises:
+            UserError: no such model (the nearest name is suggested), a damaged folder, a device that is not there.
+        """
+        from asr.models.folder import load_model
+        from asr.pretrained import resolve
+
+        if threads is not None:
+            if threads < 1:
+                raise UserError(f"threads must be at least 1, not {threads}")
+            torch.set_num_threads(threads)
+        _check_device(device)
+        loaded = load_model(resolve(name_or_folder))
+        return cls(
+            loaded.model,
+            loaded.tokenizer,
+            loaded.features,
+            name=str(name_or_folder),
+            device=device,
+            blank_penalty=blank_penalty,
+        )
+
+    @property
+    def chunk_seconds(self) -> float:
+        """Audio consumed by one step."""
+        return self.chunk_frames * FRAME_MS / 1000
+
+    @property
+    def look_ahead_seconds(self) -> float:
+        """Audio a step sees beyond its chunk."""
+        return (self.window_frames - self.chunk_frames) * FRAME_MS / 1000
+
+    def session(self, *, endpoint: EndpointConfig | None = None, partials: bool = True) -> Session:
+        """A new stream.
+
+        Args:
+            endpoint: when to end a segment (`EndpointConfig`); `NO_ENDPOINT` gives one segment at the end, which then
+                has to be kept until then.
+            partials: whether to give `Partial` events.
+        """
+        return Session(self, endpoint or EndpointConfig(), partials)
+
+    @torch.inference_mode()
+    def step_sessions(self, sessions: Sequence[Session]) -> list[list[Event]]:
+        """Run one step of the model for all sessions that are `ready`, as one batch; streams may be of any age.
+
+        Returns:
+            The events of every session, in the order given; an empty list for those that were not ready.
+        """
+        ready = [session for session in sessions if session.ready]
+        if not ready:
+            return [[] for _ in sessions]
+        windows, counts = zip(*(session.take_window() for session in ready), strict=True)
+        x = torch.stack(windows).to(self.device)  # (B, 4(U+R), 80)
+        batch = self._batch(ready)
+        encoder_state, search_state = batch.state
+        encoded, encoder_state = self.model.encoder.step(x, encoder_state)
+        valid = torch.tensor(counts, device=self.device)
+        tokens, log_probs, search_state = greedy.step(
+            self.model, encoded, valid, search_state, self.blank_penalty
+        )
+        events: dict[int, list[Event]] = {}
+        reset = []
+        for row, (session, ids, scores) in enumerate(
+            zip(ready, tokens.tolist(), log_probs.tolist(), strict=True)
+        ):
+            count = counts[row]
+            events[id(session)], ended = session.take_symbols(ids[:count], scores[:count])
+            if ended and session.endpoint.reset_predictor:
+                reset.append(row)
+        if reset:
+            search_state = self._reset(search_state, reset)
+        batch.state = (encoder_state, search_state)
+        for session in ready:
+            if session.finished:
+                session.states = None  # lets the memory of the stream go
+        return [events.get(id(session), []) for session in sessions]
+
+    def transcribe(
+        self,
+        inputs: Any,
+        *,
+        streaming: bool = False,
+        batch_seconds: float = 120.0,
+        parallel: int = 8,
+        endpoint: EndpointConfig | None = None,
+    ) -> list[Transcript]:
+        """Recognise recordings; the words do not depend on ``streaming``.
+
+        Args:
+            inputs: one or a list of: path, ``-`` (standard input), open binary file, array of samples at 16 kHz,
+                (array, rate).
+            streaming: run chunk by chunk, as a live session does, instead of whole recordings.
+            batch_seconds: audio in a batch of whole recordings, padding included. Bounds the memory: a recording
+                longer than this is streamed.
+            parallel: streams stepped as one batch.
+            endpoint: where to cut segments.
+
+        Returns:
+            One transcript a recording, in order.
+
+        Raises:
+            UserError: a recording that cannot be read; see `transcribe_each` to go on with the others.
+        """
+        results = []
+        for result in self.transcribe_each(
+            inputs, streaming=streaming, batch_seconds=batch_seconds, parallel=parallel, endpoint=endpoint
+        ):
+            if isinstance(result, UserError):
+                raise result
+            results.append(result)
+        return results
+
+    def transcribe_each(
+        self,
+        inputs: Any,
+        *,
+        streaming: bool = False,
+        batch_seconds: float = 120.0,
+        parallel: int = 8,
+        endpoint: EndpointConfig | None = None,
+    ) -> Iterator[Transcript | UserError]:
+        """As `transcribe`, one by one and in order; a recording that cannot be read gives its error in its place."""
+        if batch_seconds <= 0 or parallel < 1:
+            raise UserError("batch_seconds must be positive and parallel at least 1")
+        config = endpoint or EndpointConfig()
+        sources = as_sources(inputs)
+        # a reset of the predictor at endpoints happens between chunks, which only the streaming path has
+        if streaming or config.reset_predictor:
+            results = self._stream(enumerate(sources), parallel, config)
+        else:
+            results = self._whole(sources, batch_seconds, parallel, config)
+        waiting: dict[int, Transcript | UserError] = {}
+        following = 0
+        for index, result in results:
+            waiting[index] = result
+            while following in waiting:
+                yield waiting.pop(following)
+                following += 1
+
+    def _stream(
+        self, sources: Iterable[tuple[int, Source]], parallel: int, endpoint: EndpointConfig
+    ) -> Iterator[tuple[int, Transcript | UserError]]:
+        """Results in the order in which recordings end; ``parallel`` of them at a time."""
+        remaining = iter(sources)
+        running: list[_Running] = []
+        more = True
+        while True:
+            while more and len(running) < parallel:
+                item = next(remaining, None)
+                if item is None:
+                    more = False
+                else:
+                    session = self.session(endpoint=endpoint, partials=False)
+                    running.append(_Running(*item, session, item[1].blocks(), []))
+            if not running:
+                return
+            for stream in list(running):
+                while not stream.session.ready:
+                    try:
+                        block = next(stream.blocks, None)
+                    except UserError as error:
+                        running.remove(stream)
+                        yield stream.index, error
+                        break
+                    if block is None:
+                        stream.session.end()
+                    else:
+                        stream.session.feed(block)
+            sessions = [stream.session for stream in running]
+            for stream, events in zip(list(running), self.step_sessions(sessions), strict=True):
+                stream.segments += [event.segment for event in events if isinstance(event, Final)]
+                if stream.session.finished:
+                    running.remove(stream)
+                    source, seconds = stream.source, stream.session.seconds
+                    yield stream.index, Transcript.of(source.name, stream.segments, seconds)
+
+    def _whole(
+        self, sources: list[Source], batch_seconds: float, parallel: int, endpoint: EndpointConfig
+    ) -> Iterator[tuple[int, Transcript | UserError]]:
+        """Whole recordings in batches of similar length; recordings longer than a batch are streamed."""
+        group: list[tuple[int, Source, np.ndarray]] = []
+        long: list[tuple[int, Source]] = []
+        total = 0.0
+        for index, source in enumerate(sources):
+            seconds = source.seconds()
+            if seconds is None or seconds > batch_seconds:  # unknown: a pipe may be endless
+                long.append((index, source))
+                continue
+            try:
+                group.append((index, source, source.load()))
+            except UserError as error:
+                yield index, error
+                continue
+            total += seconds
+            if total >= READ_AHEAD * batch_seconds:
+                yield from self._batches(group, batch_seconds, endpoint)
+                group, total = [], 0.0
+        yield from self._batches(group, batch_seconds, endpoint)
+        yield from self._stream(long, parallel, endpoint)
+
+    def _batches(
+        self, group: list[tuple[int, Source, np.ndarray]], batch_seconds: float, endpoint: EndpointConfig
+    ) -> Iterator[tuple[int, Transcript]]:
+        group = sorted(group, key=lambda item: len(item[2]))
+        batch: list[tuple[int, Source, np.ndarray]] = []
+        for item in group:
+            if batch and (len(batch) + 1) * len(item[2]) > batch_seconds * SAMPLE_RATE:
+                yield from self._batch_transcripts(batch, endpoint)
+                batch = []
+            batch.append(item)
+        if batch:
+            yield from self._batch_transcripts(batch, endpoint)
+
+    def _batch_transcripts(
+        self, batch: list[tuple[int, Source, np.ndarray]], endpoint: EndpointConfig
+    ) -> Iterator[tuple[int, Transcript]]:
+        all_segments = self.recognise([audio for _, _, audio in batch], endpoint)
+        for (index, source, audio), segments in zip(batch, all_segments, strict=True):
+            yield index, Transcript.of(source.name, segments, len(audio) / SAMPLE_RATE)
+
+    @torch.inference_mode()
+    def recognise(
+        self, audio: Sequence[np.ndarray], endpoint: EndpointConfig | None = None
+    ) -> list[list[Segment]]:
+        """Segments of whole recordings, (S,) float32 at 16 kHz each, as one batch."""
+        encoded, lengths = self.encode(audio)
+        segments = []
+        hypotheses = greedy.greedy_search(self.model, encoded, lengths, self.blank_penalty)
+        for hypothesis, length in zip(hypotheses, lengths.tolist(), strict=True):
+            segmenter = Segmenter(self.tokenizer, endpoint or EndpointConfig())
+            ended: list[Segment] = []
+            for token, frame, log_prob in zip(
+                hypothesis.tokens, hypothesis.frames, hypothesis.log_probs, strict=True
+            ):
+                ended += segmenter.emit(frame, token, log_prob)
+            segments.append(ended + segmenter.advance(length - 1) + segmenter.flush())
+        return segments
+
+    @torch.inference_mode()
+    def encode(self, audio: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
+        """Encoder output (B, T', D) and lengths (B,) of whole recordings, (S,) float32 at 16 kHz each."""
+        lengths = torch.tensor([len(samples) for samples in audio])
+        padded = torch.zeros(len(audio), max(1, int(lengths.max())))
+        for row, samples in zip(padded, audio, strict=True):
+            row[: len(samples)] = torch.from_numpy(np.ascontiguousarray(samples, dtype=np.float32))
+        features, frames = self.fbank(padded, lengths)
+        return self.model.encode(features.to(self.device), frames.to(self.device))
+
+    def _initial_state(self, batch: int) -> Any:
+        return self.model.encoder.initial_state(batch), greedy.initial_state(self.model, batch)
+
+    def _row(self, session: Session) -> Any:
+        """The state of one session, batch size 1; never a view of a batch, which would keep all of it alive."""
+        batch = session.states
+        if batch is None:
+            return self._initial
+        if len(batch.members) == 1:
+            return batch.state
+        row = next(i for i, member in enumerate(batch.members) if member is session)
+        return select(batch.state, torch.tensor([row], device=self.device), self._axes)
+
+    def _batch(self, ready: list[Session]) -> StateBatch:
+        """The batch that holds exactly these sessions, in order; regrouped only when it is not the last one."""
+        current = ready[0].states
+        if (
+            current is not None
+            and len(current.members) == len(ready)
+            and all(a is b for a, b in zip(current.members, ready, strict=True))
+        ):
+            return current
+        chosen = {id(session) for session in ready}
+        state = self._gather(ready)
+        for session in ready:
+            if session.states is None:
+                continue
+            # those left behind get their own copy, or they would keep the whole old batch alive
+            for other in session.states.members:
+                if id(other) not in chosen and other.states is session.states and not other.finished:
+                    other.states = StateBatch(self._row(other), [other])
+        batch = StateBatch(state, list(ready))
+        for session in ready:
+            session.states = batch
+        return batch
+
+    def _gather(self, ready: list[Session]) -> Any:
+        """The states of these sessions, stacked."""
+        shared = ready[0].states
+        if shared is not None and all(session.states is shared for session in ready):  # a part of one batch
+            rows = {id(member): row for row, member in enumerate(shared.members)}
+            index = torch.tensor([rows[id(session)] for session in ready], device=self.device)
+            return select(shared.state, index, self._axes)
+        return concatenate([self._row(session) for session in ready], self._axes)
+
+    def _reset(self, state: greedy.GreedyState, rows: list[int]) -> greedy.GreedyState:
+        axes = [*greedy.predictor_axes(self.model), 0]
+        index = torch.tensor(rows, device=self.device)
+        fresh = greedy.initial_state(self.model, len(rows))
+        reset: greedy.GreedyState = write(state, index, fresh, axes)
+        return reset
+
+
+@dataclass
+class _Running:
+    """A recording on its way through `Recognizer.transcribe`."""
+
+    index: int
+    source: Source
+    session: Session
+    blocks: Iterator[np.ndarray]
+    segments: list[Segment]
+
+
+def _check_device(device: str) -> None:
+    try:
+        kind = torch.device(device).type
+    except RuntimeError:
+        raise UserError(f"unknown device {device!r}: use cpu or cuda") from None
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise UserError("device cuda: torch sees no GPU")

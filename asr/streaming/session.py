@@ -1,0 +1,169 @@
+"""One live stream: PCM in, words out.
+
+A session holds a constant amount of memory however long the stream: the samples of an unfinished feature frame, the
+features of an unfinished chunk, the fixed-shape model state, and the words of the current segment.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from asr.audio import Pcm, StreamResampler
+from asr.decoding.results import Segment
+from asr.errors import UserError
+from asr.features import NUM_MEL_BINS, SAMPLE_RATE, SUBSAMPLING, StreamingFbank
+from asr.streaming.endpointing import EndpointConfig, Segmenter
+from asr.streaming.events import Event, Final, Partial
+
+if TYPE_CHECKING:
+    from asr.streaming.recognizer import Recognizer, StateBatch
+
+BLOCK_SECONDS = 5  # larger blocks are worked off in pieces, so that a call with an hour of audio stays small
+
+
+class Session:
+    """A stream of audio and its words; made by `Recognizer.session`.
+
+    `accept` and `finish` recognise as they go. To step many sessions as one batch, `feed` them (and `end` them), and
+    let `Recognizer.step_sessions` run whichever have a full chunk. A session is used by one thread at a time, sessions
+    stepped together by the same thread.
+    """
+
+    def __init__(self, recognizer: Recognizer, endpoint: EndpointConfig, partials: bool = True):
+        self.recognizer = recognizer
+        self.endpoint = endpoint
+        self.states: StateBatch | None = None  # holds this stream's model state; None: the initial state
+        self._partials = partials
+        self._segmenter = Segmenter(recognizer.tokenizer, endpoint)
+        self._fbank = StreamingFbank(recognizer.fbank)
+        self._features = torch.zeros(0, NUM_MEL_BINS)  # (T, 80), from the first frame of the next chunk
+        self._resampler: StreamResampler | None = None  # known from the first block on
+        self._received = 0  # samples a channel of the input
+        self._frame = 0  # encoder frames decoded
+        self._ended = False  # no more input
+        self._finished = False  # every event has been handed out
+
+    @property
+    def seconds(self) -> float:
+        """Audio received so far."""
+        return self._received / self._resampler.rate_in if self._resampler else 0.0
+
+    @property
+    def finished(self) -> bool:
+        """Whether the stream has ended and all its words have been handed out."""
+        return self._finished
+
+    @property
+    def ready(self) -> bool:
+        """Whether a step of the model is due: a whole chunk with its look-ahead is there, or the end of the stream."""
+        if self._ended:
+            return not self._finished
+        return self._features.size(0) >= self.recognizer.window_frames
+
+    def accept(self, pcm: Pcm, rate: int = SAMPLE_RATE) -> list[Event]:
+        """Take the next block of audio and recognise as far as it reaches.
+
+        Args:
+            pcm: any number of samples: an array or tensor of int16, int32, float32 or float64 of shape (S,) or
+                (S, channels), or bytes (int16, mono; a sample may be split between blocks).
+            rate: samples a second, the same for the whole stream; other rates than 16000 are resampled.
+
+        Returns:
+            Events in order: a `Partial` for every chunk that changed the current segment, a `Final` for every segment
+            that ended.
+
+        Raises:
+            UserError: the session has finished, the rate or the number of channels changes, or a sample is NaN or
+                infinite (named by its position in the stream). Nothing of the block has been taken then: the session
+                is as it was before the call and can go on.
+        """
+        events: list[Event] = []
+        for block in self._resample(pcm, rate):
+            self._extend(self._fbank.accept(block))
+            events += self._drain()
+        return events
+
+    def finish(self) -> list[Final]:
+        """End the stream: decode what is left, padded with zero features, and hand out the last segments.
+
+        Nothing of the audio is lost, and the words are those of offline decoding. Finishing again gives nothing.
+        """
+        self.end()
+        return [event for event in self._drain() if isinstance(event, Final)]
+
+    def feed(self, pcm: Pcm, rate: int = SAMPLE_RATE) -> None:
+        """As `accept`, without recognising: the audio waits as features for `Recognizer.step_sessions`."""
+        for block in self._resample(pcm, rate):
+            self._extend(self._fbank.accept(block))
+
+    def end(self) -> None:
+        """As `finish`, without recognising: no more input comes."""
+        if self._ended:
+            return
+        if self._resampler is not None:
+            tail = self._resampler.finish()
+            self._extend(self._fbank.accept(torch.from_numpy(tail)))
+        self._extend(self._fbank.finish())
+        self._ended = True
+
+    def take_window(self) -> tuple[Tensor, int]:
+        """The next chunk: features (4(U+R), 80), and how many of its encoder frames exist. Only if `ready`."""
+        chunk, window = self.recognizer.chunk_frames, self.recognizer.window_frames
+        features = self._features[:window]
+        if features.size(0) < window:  # the end of the stream
+            features = pad(features, (0, 0, 0, window - features.size(0)))
+        valid = min(chunk, self._features.size(0))
+        self._features = self._features[chunk:]
+        return features, (valid + SUBSAMPLING - 1) // SUBSAMPLING
+
+    def take_symbols(self, tokens: list[int], log_probs: list[float]) -> tuple[list[Event], bool]:
+        """What the search found in the encoder frames of one chunk; the events, and whether a segment ended."""
+        segments: list[Segment] = []
+        emitted = False
+        for i, token in enumerate(tokens):
+            if token:
+                emitted = True
+                segments += self._segmenter.emit(self._frame + i, token, log_probs[i])
+        self._frame += len(tokens)
+        segments += self._segmenter.advance(self._frame - 1)
+        if self._ended and self._features.size(0) == 0:
+            segments += self._segmenter.flush()
+            self._finished = True
+        events: list[Event] = [Final.of(segment) for segment in segments]
+        if emitted and self._partials and self._segmenter.current:
+            words = self._segmenter.current.words()
+            text = " ".join(word.word for word in words)
+            events.append(Partial(text, words, len(self._segmenter.current.done)))
+        return events, bool(segments)
+
+    def _drain(self) -> list[Event]:
+        events: list[Event] = []
+        while self.ready:
+            events += self.recognizer.step_sessions([self])[0]
+        return events
+
+    def _resample(self, pcm: Pcm, rate: int) -> list[Tensor]:
+        """The block at 16 kHz, in pieces; it is checked as a whole before any of it is taken."""
+        if self._ended:
+            raise UserError("the session has finished and takes no more audio: start a new session")
+        resampler = self._resampler
+        if resampler is None:
+            shape: tuple[int, ...] = getattr(pcm, "shape", ())
+            resampler = StreamResampler(rate, channels=shape[1] if len(shape) == 2 else 1, name="stream")
+        elif rate != resampler.rate_in:
+            raise UserError(
+                f"the sample rate of a session cannot change: it was {resampler.rate_in} Hz, now {rate} Hz"
+            )
+        samples = np.array(resampler.accept(pcm), dtype=np.float32)  # a copy: a caller may reuse the buffer
+        self._resampler, self._received = resampler, resampler.received
+        return list(torch.from_numpy(samples).split(BLOCK_SECONDS * SAMPLE_RATE)) if len(samples) else []
+
+    def _extend(self, features: Tensor) -> None:
+        if features.size(0):
+            features = features.cpu()
+            self._features = torch.cat([self._features, features]) if self._features.size(0) else features

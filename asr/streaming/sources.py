@@ -1,0 +1,131 @@
+"""What `transcribe` takes: files, standard input, arrays in memory, and parts of files, behind one small interface."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from asr.audio import StreamResampler, audio_blocks, load_audio
+from asr.errors import UserError
+from asr.features import SAMPLE_RATE
+
+
+@dataclass(frozen=True)
+class Source:
+    """One recording.
+
+    Attributes:
+        name: how results and errors call it.
+        audio: a path, ``-`` for standard input, an open binary file, samples, or a function that gives samples.
+        rate: samples a second, of samples in memory only; a file knows its own.
+        start, duration: the part of a file to recognise, in seconds; None: to its end. Of a function, its length.
+    """
+
+    name: str
+    audio: Any
+    rate: int = SAMPLE_RATE
+    start: float = 0.0
+    duration: float | None = None
+
+    def seconds(self) -> float | None:
+        """Length if it can be known without reading the audio, else None."""
+        if self.duration is not None:
+            return self.duration
+        if not self._named():
+            return len(self.audio) / self.rate if hasattr(self.audio, "shape") else None
+        if str(self.audio) == "-":
+            return None
+        import soundfile
+
+        try:
+            return max(0.0, float(soundfile.info(os.fspath(self.audio)).duration) - self.start)
+        except (OSError, RuntimeError):
+            return None  # reading it will say what is wrong
+
+    def load(self) -> np.ndarray:
+        """All samples, (S,) float32 at 16 kHz.
+
+        Raises:
+            UserError: as `asr.audio.load_audio`.
+        """
+        if self._partial():
+            return np.concatenate([np.zeros(0, np.float32), *self.blocks(30.0)])
+        if self._in_memory():
+            return self._samples()
+        return load_audio(self.audio)
+
+    def blocks(self, block_seconds: float = 0.5) -> Iterator[np.ndarray]:
+        """The samples of `load` block by block."""
+        if self._in_memory():
+            samples = self._samples()
+            size = max(1, round(block_seconds * SAMPLE_RATE))
+            yield from (samples[i : i + size] for i in range(0, len(samples), size))
+            return
+        if not self._partial():
+            yield from audio_blocks(self.audio, block_seconds)
+            return
+        begin = round(self.start * SAMPLE_RATE)
+        end = None if self.duration is None else begin + round(self.duration * SAMPLE_RATE)
+        position = 0
+        for block in audio_blocks(self.audio, block_seconds):
+            part = block[max(0, begin - position) : None if end is None else max(0, end - position)]
+            position += len(block)
+            if len(part):
+                yield part
+            if end is not None and position >= end:
+                return
+
+    def _named(self) -> bool:
+        return isinstance(self.audio, (str, os.PathLike))
+
+    def _in_memory(self) -> bool:
+        return hasattr(self.audio, "shape") or callable(self.audio)
+
+    def _partial(self) -> bool:
+        return not self._in_memory() and (self.start > 0 or self.duration is not None)
+
+    def _samples(self) -> np.ndarray:
+        audio = self.audio() if callable(self.audio) else self.audio
+        resampler = StreamResampler(
+            self.rate, channels=audio.shape[1] if len(audio.shape) == 2 else 1, name=self.name
+        )
+        return np.concatenate([resampler.accept(audio), resampler.finish()])
+
+
+def as_sources(inputs: Any) -> list[Source]:
+    """One input or a list of them as sources: paths, ``-``, binary files, arrays at 16 kHz, or (array, rate) pairs.
+
+    Raises:
+        UserError: something else.
+    """
+    single = (
+        isinstance(inputs, (str, os.PathLike, Source)) or hasattr(inputs, "shape") or hasattr(inputs, "read")
+    )
+    pair = (
+        isinstance(inputs, tuple)
+        and len(inputs) == 2
+        and hasattr(inputs[0], "shape")
+        and isinstance(inputs[1], int)
+    )
+    return [_source(item, i) for i, item in enumerate([inputs] if single or pair else list(inputs))]
+
+
+def _source(item: Any, index: int) -> Source:
+    if isinstance(item, Source):
+        return item
+    if isinstance(item, (str, os.PathLike)):
+        return Source(os.fspath(item), os.fspath(item) if str(item) == "-" else Path(item))
+    if hasattr(item, "read"):
+        return Source(str(getattr(item, "name", f"audio-{index}")), item)
+    if hasattr(item, "shape"):
+        return Source(f"audio-{index}", item)
+    if isinstance(item, tuple) and len(item) == 2 and hasattr(item[0], "shape"):
+        return Source(f"audio-{index}", item[0], rate=int(item[1]))
+    raise UserError(
+        f"cannot transcribe an object of type {type(item).__name__}: give a path, an array or (array, rate)"
+    )

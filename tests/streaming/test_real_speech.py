@@ -1,0 +1,82 @@
+"""Real recordings: streaming equals offline, and no last word is lost."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import asr
+from asr.audio import load_audio
+from asr.pretrained import list_pretrained
+from asr.scoring.manifest import read_manifest
+from asr.streaming import Final
+from tests.toy import toy_recognizer
+
+
+def times(words):
+    return [(word.word, word.start, word.end) for word in words]
+
+
+def live(recognizer, audio, seed=0):
+    """Words of a session fed with blocks of random size."""
+    rng = np.random.default_rng(seed)
+    session = recognizer.session()
+    events, at = [], 0
+    while at < len(audio):
+        size = int(rng.integers(1, 6000))
+        events += session.accept(audio[at : at + size])
+        at += size
+    events += session.finish()
+    return [word for event in events if isinstance(event, Final) for word in event.words]
+
+
+@pytest.fixture(scope="module")
+def digits():
+    if "digits" not in list_pretrained():
+        pytest.skip("the digits model is not here yet: train recipes/digits")
+    return asr.load("digits")
+
+
+@pytest.mark.parametrize("corpus", ["librispeech", "an4_part"])
+def test_random_model_on_real_speech(real_data, corpus):
+    recognizer = toy_recognizer()
+    items = read_manifest(real_data / corpus)[:3]
+    audio = [load_audio(item.audio)[: 8 * 16000] for item in items]
+    offline = recognizer.transcribe(audio)
+    for transcript, samples in zip(offline, audio, strict=True):
+        assert times(live(recognizer, samples)) == times(transcript.words)
+
+
+def test_words_that_end_with_the_recording_are_kept(real_data, digits):
+    """The recordings of fsdd are cut at the edges of the word: there is no silence after it."""
+    items = read_manifest(real_data / "fsdd", "test")[::10][:24]
+    audio = [load_audio(item.audio) for item in items]
+    offline = digits.transcribe(audio)
+    streamed = [live(digits, samples, seed) for seed, samples in enumerate(audio)]
+    assert [times(words) for words in streamed] == [times(t.words) for t in offline]
+    assert sum(len(words) == 1 for words in streamed) >= 0.9 * len(items)
+
+
+def test_last_word_50_ms_before_the_end(real_data, digits):
+    """Phone numbers, cut 50 ms after the last word was recognised: it is recognised again, at the same time."""
+    items = read_manifest(real_data / "phone_numbers", "dev")[:10]
+    kept = 0
+    for item in items:
+        audio = load_audio(item.audio)
+        words = digits.transcribe(audio)[0].words
+        if not words:
+            continue
+        short = audio[: int((words[-1].end + 0.05) * 16000)]
+        found = live(digits, short)
+        assert times(found) == times(digits.transcribe(short)[0].words)
+        kept += bool(found) and times(found)[-1] == times(words)[-1]
+    assert kept >= 0.8 * len(items)
+
+
+def test_digits_in_batches_and_streams(real_data, digits):
+    items = read_manifest(real_data / "phone_numbers", "dev")[:6]
+    audio = [load_audio(item.audio) for item in items]
+    offline = digits.transcribe(audio)
+    together = digits.transcribe(audio, streaming=True, parallel=4)
+    assert [times(t.words) for t in offline] == [times(t.words) for t in together]
+    assert sum(len(t.words) for t in offline) > 20

@@ -1,0 +1,345 @@
+"""The command line: exit codes, messages, formats, and the words of the library calls."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+import asr
+from asr.cli import main
+from asr.errors import UserError
+from asr.features import FeatureConfig
+from asr.models.folder import save_model
+from asr.pretrained import list_pretrained, resolve
+from asr.scoring.manifest import read_manifest
+from tests.toy import babble, toy_model, toy_tokenizer
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with a model, three recordings, one broken one, and a manifest."""
+    folder = tmp_path_factory.mktemp("cli")
+    save_model(folder / "model", toy_model(), toy_tokenizer(), FeatureConfig(), "# A random model\n")
+    for i, seconds in enumerate((3.0, 1.5, 2.2)):
+        soundfile.write(folder / f"a{i}.wav", babble(seconds, seed=40 + i), 16000)
+    (folder / "broken.wav").write_bytes(b"this is no audio at all")
+    (folder / "empty.wav").write_bytes(b"")
+    texts = [asr.load(str(folder / "model")).transcribe(folder / f"a{i}.wav")[0].text for i in range(3)]
+    references = [texts[0], texts[1] + " extra", texts[2]]
+    lines = [
+        {"id": f"u{i}", "audio": f"a{i}.wav", "text": text.upper(), "split": "test" if i else "dev"}
+        for i, text in enumerate(references)
+    ]
+    (folder / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return folder
+
+
+@pytest.fixture
+def run(capsys):
+    """Run a command: (status, stdout, stderr)."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        status = main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return call
+
+
+def expected(place, *names):
+    return asr.load(str(place / "model")).transcribe([place / name for name in names])
+
+
+def test_help_version_and_no_command(run):
+    status, out, _ = run()
+    assert status == 0 and "transcribe" in out and "evaluate" in out
+    assert run("--help")[:2] == (status, out)
+    assert run("--version")[1] == f"asr {asr.__version__}\n"
+    status, out, _ = run("transcribe", "--help")
+    assert status == 0 and "--streaming" in out
+
+
+def test_errors_are_one_sentence_with_the_nearest_name(run, place):
+    for arguments, words in [
+        (["transcrieb"], "did you mean transcribe?"),
+        (["--verion"], "did you mean --version?"),
+        (["transcribe", "x.wav", "--model", "m", "--streamin"], "did you mean --streaming?"),
+        (["transcribe", "x.wav", "--model", "m", "--stream"], "did you mean --streaming?"),  # no prefixes
+        (["transcribe", "--model", "m"], "FILES"),
+        (["transcribe", "x.wav"], "--model"),
+        (["transcribe", "x.wav", "--model", "m", "--format", "pdf"], "invalid choice"),
+        (["transcribe", "x.wav", "--model", "m", "--partials"], "needs --streaming"),
+        (["transcribe", "x.wav", "--model", "no-such-model"], "no model 'no-such-model'"),
+        (["evaluate", "--model", place / "model", "--manifest", place / "nope.jsonl"], "no such manifest"),
+        (["evaluate", "--model", place / "model", "--manifest", place, "--map", "o"], "WORD=REPLACEMENT"),
+        (
+            ["evaluate", "--model", place / "model", "--manifest", place, "--split", "train"],
+            "it has dev, test",
+        ),
+        (
+            ["transcribe", "x.wav", "--model", place / "model", "--output", place / "no" / "x.txt"],
+            "no folder",
+        ),
+        (["transcribe", "x.wav", "y.wav", "--model", place / "model", "--format", "srt"], "one recording"),
+        (["bench", "--model", place], "not a model folder"),
+    ]:
+        status, out, err = run(*arguments)
+        assert (status, out) == (2, ""), arguments
+        assert err.startswith("error: ") and err.count("\n") == 1 and words in err, err
+
+
+def test_text_of_one_and_of_several_files(run, place):
+    one, two = expected(place, "a0.wav", "a1.wav")
+    assert one.text and two.text
+    assert run("transcribe", place / "a0.wav", "--model", place / "model") == (0, one.text + "\n", "")
+    for streaming in ([], ["--streaming"]):
+        status, out, _ = run(
+            "transcribe", place / "a0.wav", "--model", place / "model", place / "a1.wav", *streaming
+        )
+        assert (status, out) == (0, f"{place / 'a0.wav'}: {one.text}\n{place / 'a1.wav'}: {two.text}\n")
+
+
+def test_json_and_streaming_words_are_the_same(run, place):
+    arguments = ["transcribe", place / "a0.wav", "--model", place / "model", "--format", "json"]
+    offline = json.loads(run(*arguments)[1])
+    streaming = json.loads(run(*arguments, "--streaming")[1])
+    assert set(offline) == {"audio", "text", "words", "segments"} and offline["audio"] == str(
+        place / "a0.wav"
+    )
+    assert set(offline["words"][0]) == {"word", "start", "end", "confidence"}
+    times = [[(w["word"], w["start"], w["end"]) for w in found["words"]] for found in (offline, streaming)]
+    assert times[0] == times[1] and offline["segments"] == streaming["segments"]
+    assert isinstance(json.loads(run(*arguments, place / "a1.wav")[1]), list)
+
+
+@pytest.mark.parametrize("name", ["srt", "vtt", "ctm"])
+def test_other_formats(run, place, name):
+    status, out, _ = run("transcribe", place / "a0.wav", "--model", place / "model", "--format", name)
+    words = expected(place, "a0.wav")[0].words
+    assert status == 0 and all(word.word in out for word in words)
+
+
+def test_unreadable_files_do_not_stop_the_others(run, place):
+    one, two = expected(place, "a0.wav", "a1.wav")
+    files = [place / name for name in ("a0.wav", "broken.wav", "missing.wav", "empty.wav", "a1.wav")]
+    for streaming in ([], ["--streaming"]):
+        status, out, err = run("transcribe", *files, "--model", place / "model", *streaming)
+        assert status == 2
+        assert out.splitlines() == [f"{files[0]}: {one.text}", f"{files[4]}: {two.text}"]
+        assert [
+            f"{name}.wav" in line
+            for name, line in zip(("broken", "missing", "empty"), err.splitlines(), strict=True)
+        ]
+        assert all(line.startswith("error: ") for line in err.splitlines())
+    status, out, _ = run("transcribe", files[0], files[1], "--model", place / "model", "--format", "json")
+    assert status == 2 and [entry["audio"] for entry in json.loads(out)] == [str(files[0])]
+    assert run("transcribe", files[1], "--model", place / "model", "--format", "srt")[:2] == (2, "")
+
+
+def test_output_file_and_folder(run, place, tmp_path):
+    one, two = expected(place, "a0.wav", "a1.wav")
+    files = [place / "a0.wav", place / "a1.wav"]
+    target = tmp_path / "out.txt"
+    target.write_text("old")
+    assert run("transcribe", files[0], "--model", place / "model", "--output", target)[:2] == (0, "")
+    assert target.read_text() == one.text + "\n"
+    assert (
+        run(
+            "transcribe",
+            *files,
+            "--model",
+            place / "model",
+            "--format",
+            "srt",
+            "--output",
+            f"{tmp_path}/subs/",
+        )[0]
+        == 0
+    )
+    assert sorted(p.name for p in (tmp_path / "subs").iterdir()) == ["a0.srt", "a1.srt"]
+    assert run("transcribe", place / "broken.wav", "--model", place / "model", "--output", target)[0] == 2
+    assert target.read_text() == one.text + "\n"  # a failure leaves the old file
+    assert [p.name for p in tmp_path.iterdir() if p.name.endswith(".tmp")] == []
+    same = [place / "a0.wav", tmp_path / "a0.wav"]
+    assert "two recordings" in run("transcribe", *same, "--model", place / "model", "--output", tmp_path)[2]
+
+
+@pytest.mark.parametrize("streaming", [[], ["--streaming"]])
+@pytest.mark.parametrize("kind", ["wav", "pcm"])
+def test_standard_input(run, place, monkeypatch, streaming, kind):
+    audio, _ = soundfile.read(place / "a0.wav", dtype="int16")
+    data = (place / "a0.wav").read_bytes() if kind == "wav" else audio.tobytes()
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+    status, out, _ = run("transcribe", "-", "--model", place / "model", *streaming)
+    assert (status, out) == (0, expected(place, "a0.wav")[0].text + "\n")
+
+
+def test_partials_go_to_stderr(run, place):
+    status, out, err = run(
+        "transcribe", place / "a0.wav", "--model", place / "model", "--streaming", "--partials"
+    )
+    one = expected(place, "a0.wav")[0]
+    assert (status, out) == (0, one.text + "\n")
+    partials = [line for line in err.splitlines() if line.startswith("partial: ")]
+    finals = [line.partition(": ")[2] for line in err.splitlines() if line.startswith("final ")]
+    assert len(partials) > 2 and " ".join(finals) == one.text
+
+
+def test_broken_audio_while_streaming_live(run, place):
+    samples = babble(2.0, seed=50)
+    samples[30000] = np.nan
+    path = place / "nan.wav"
+    soundfile.write(path, samples, 16000, subtype="FLOAT")
+    for arguments in ([], ["--streaming"], ["--streaming", "--partials"]):
+        status, _, err = run("transcribe", path, "--model", place / "model", *arguments)
+        assert status == 2 and "30000" in err.splitlines()[-1] and "nan.wav" in err.splitlines()[-1]
+
+
+def test_evaluate(run, place, tmp_path):
+    for arguments in ([], ["--streaming"]):
+        status, out, err = run(
+            "evaluate", "--model", place / "model", "--manifest", place / "manifest.jsonl", "--format", "json",
+            "--report", tmp_path / "report.txt", *arguments,
+        )  # fmt: skip
+        scores = json.loads(out)
+        words = sum(len(t.words) for t in expected(place, "a0.wav", "a1.wav", "a2.wav")) + 1
+        assert (status, err) == (0, "")
+        assert (scores["ins"], scores["del"], scores["sub"], scores["words"]) == (0, 1, 0, words)
+        assert scores["wer"] == pytest.approx(100 / words, abs=1e-3)
+        assert scores["rtf"] > 0 and scores["seconds"] == pytest.approx(6.7, abs=0.01)
+        assert "id: u1" in (tmp_path / "report.txt").read_text()
+    status, out, _ = run("evaluate", "--model", place / "model", "--manifest", place, "--split", "dev")
+    assert status == 0 and "WER 0.00 %" in out
+    status, out, _ = run(
+        "evaluate", "--model", place / "model", "--manifest", place, "--map", "extra=", "a=b"
+    )
+    assert "WER 0.00 %" in out
+
+
+def test_evaluate_with_an_unreadable_recording(run, place):
+    lines = (
+        (place / "manifest.jsonl").read_text()
+        + json.dumps({"id": "bad", "audio": "broken.wav", "text": "x"})
+        + "\n"
+    )
+    (place / "bad.jsonl").write_text(lines)
+    status, out, err = run(
+        "evaluate", "--model", place / "model", "--manifest", place / "bad.jsonl", "--format", "json"
+    )
+    assert status == 2 and "broken.wav" in err and json.loads(out)["utterances"] == 3
+    (place / "bad.jsonl").write_text(lines.replace("a1.wav", "gone.wav"))
+    status, _, err = run("evaluate", "--model", place / "model", "--manifest", place / "bad.jsonl")
+    assert status == 2 and "line 2" in err and "gone.wav" in err
+
+
+def cut(name, source, start, duration, whole, text):
+    return {
+        "id": name, "start": start, "duration": duration, "channel": 0, "type": "MonoCut",
+        "supervisions": [{"id": name, "recording_id": "r", "start": 0.0, "duration": duration, "channel": 0, "text": text}],
+        "recording": {
+            "id": "r", "sources": [{"type": "file", "channels": [0], "source": str(source)}],
+            "sampling_rate": 16000, "num_samples": round(whole * 16000), "duration": whole, "channel_ids": [0],
+        },
+    }  # fmt: skip
+
+
+def test_lhotse_cuts(run, place, tmp_path):
+    recognizer = asr.load(str(place / "model"))
+    audio, _ = soundfile.read(place / "a0.wav", dtype="float32")
+    part = recognizer.transcribe(audio[8000:32000])[0].text
+    cuts = [cut("c0", place / "a0.wav", 0.5, 1.5, 3.0, part), cut("c1", place / "a1.wav", 0.0, 1.5, 1.5, "")]
+    with gzip.open(tmp_path / "cuts.jsonl.gz", "wt") as file:
+        file.writelines(json.dumps(entry) + "\n" for entry in cuts)
+    items = read_manifest(tmp_path / "cuts.jsonl.gz")
+    assert [(item.start, item.duration) for item in items] == [(0.5, 1.5), (0.0, None)]
+    status, out, _ = run(
+        "evaluate", "--model", place / "model", "--manifest", tmp_path / "cuts.jsonl.gz", "--format", "json"
+    )
+    scores = json.loads(out)
+    assert status == 0 and scores["del"] == scores["sub"] == 0 and scores["words"] == len(part.split()) > 0
+
+
+def test_cuts_written_by_lhotse_itself(place, tmp_path):
+    lhotse = pytest.importorskip("lhotse")
+    recording = lhotse.Recording.from_file(place / "a0.wav")
+    supervision = lhotse.SupervisionSegment("s", recording.id, 0.0, recording.duration, text="hello there")
+    plain = lhotse.MonoCut("c", 0.0, recording.duration, 0, [supervision], recording=recording)
+    padded = plain.truncate(duration=1.0).pad(2.0).with_id("p")
+    lhotse.CutSet.from_cuts([plain, padded]).to_file(tmp_path / "cuts.jsonl")
+    plain_item, padded_item = read_manifest(tmp_path / "cuts.jsonl")
+    assert plain_item.audio == Path(place / "a0.wav") and plain_item.text == "hello there"
+    samples = padded_item.audio()
+    assert samples.shape == (32000,) and not samples[16000:].any()
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("{broken", "not JSON"),
+        ("[1]", "not a JSON object"),
+        ('{"id": "x", "audio": "a.wav"}', "no 'text'"),
+        ("", "empty"),
+    ],
+)
+def test_bad_manifests(tmp_path, line, words):
+    (tmp_path / "manifest.jsonl").write_text(line + "\n")
+    with pytest.raises(UserError, match=words):
+        read_manifest(tmp_path)
+
+
+def test_bench(run, place):
+    status, out, _ = run("bench", "--model", place / "model", "--seconds", 2, "--format", "json")
+    figures = json.loads(out)
+    assert status == 0 and figures["threads"] == 1
+    assert 0 < figures["chunk_p50_ms"] <= figures["chunk_p99_ms"] <= figures["chunk_max_ms"]
+    assert 0 < figures["rtf"] and figures["start_up_seconds"] > 0 and figures["peak_memory_mb"] > 10
+
+
+def test_pretrained_names(tmp_path):
+    names = list_pretrained()
+    assert names == sorted(names)
+    with pytest.raises(UserError, match="not a model folder"):
+        resolve(tmp_path)
+    for name in names:
+        assert resolve(name).name == name
+        with pytest.raises(UserError, match=f"did you mean {name}"):
+            resolve(name[:-1] + "z")
+
+
+def test_interrupt(monkeypatch):
+    from asr import cli
+
+    def interrupted(argv):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(cli.COMMANDS, "bench", ("", interrupted))
+    assert main(["bench"]) == 130
+
+
+def test_reader_that_goes_away(place):
+    command = (
+        f"{sys.executable} -m asr.cli transcribe {place}/a0.wav {place}/a1.wav --model {place}/model | true"
+    )
+    result = subprocess.run(
+        ["bash", "-c", command], capture_output=True, text=True, cwd=Path(asr.__file__).parent.parent
+    )
+    assert result.stderr == ""
+
+
+def test_help_and_errors_import_nothing_heavy():
+    code = (
+        "import sys; from asr.cli import main; main(['--help']); main(['transcribe', '--help']); main(['transcribe']);"
+        "sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, cwd=Path(asr.__file__).parent.parent
+    )
+    assert result.returncode == 0
