@@ -2,7 +2,7 @@
 
 Every key is checked against the dataclass: an unknown one names itself and the nearest real one, an ill-typed
 value names the key, the value and the expected type. A partial mapping keeps the other values of the field's
-default. The checking is done here and not by jsonargparse (which the command line uses): jsonargparse 4.53
+default. The checking is done here and not by jsonargparse: jsonargparse 4.53
 takes a dataclass inside a list, an Optional or a Union for a class to be looked up and rejects ``[{}]``,
 accepts ``model: 5`` for a nested dataclass, and reports in many lines.
 """

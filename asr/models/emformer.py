@@ -1,0 +1,381 @@
+"""Emformer: a streaming transformer encoder with left context, look-ahead and a memory bank (arXiv
+2010.10759).
+
+Shapes: B/N batch (streams), T feature frames of 10 ms, F feature bins, D model width, H heads, L layers; in
+encoder frames of 40 ms: U chunk, R look-ahead, LC left context; M memory slots (one a chunk), C chunks of an
+utterance.
+
+One set of weights, two doors. ``forward`` takes whole utterances and computes attention chunk group by chunk
+group (never T x T scores); ``step`` takes one chunk and a fixed-shape state. Both give the same numbers.
+"""
+
+# No `from __future__ import annotations` here: torch.jit.script reads the annotations of this file.
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from asr.errors import UserError
+from asr.features import ENCODER_FRAME_MS, SUBSAMPLING
+from asr.models.attention import AttentionPlan, blocked_attention, dropout, dropout_add
+from asr.models.linear import affine, linear
+
+ACTIVATIONS = ("gelu", "relu", "silu")
+MEMORY_ACTIVATIONS = ("tanh", "clamp")
+INIT_SCALES = ("depthwise", "constant", "none")
+
+
+@dataclass
+class EmformerConfig:
+    """Shape and streaming geometry of the encoder; times are checked against the 40 ms encoder frame."""
+
+    input_dim: int = 80  # feature bins
+    dim: int = 512  # model width
+    heads: int = 8
+    ffn_dim: int = 2048
+    layers: int = 20
+    dropout: float = 0.1
+    activation: str = "gelu"  # gelu | relu | silu
+    chunk_ms: int = 160  # milliseconds consumed by one step
+    look_ahead_ms: int = 40  # milliseconds seen beyond the chunk
+    left_context_ms: int = 1200  # milliseconds of keys and values kept in each layer
+    memory_size: int = 0  # memory slots, one a past chunk; 0 = no memory bank, no summary query
+    memory_activation: str = "tanh"  # tanh | clamp (to +-10)
+    # Gain of the query/key/value weights: depthwise 1/sqrt(layer+1) | constant 1/sqrt(2) | none.
+    init_scale: str = "depthwise"
+
+    def __post_init__(self) -> None:
+        for name in ("chunk_ms", "look_ahead_ms", "left_context_ms"):
+            value = getattr(self, name)
+            if value < 0 or value % ENCODER_FRAME_MS:
+                raise UserError(
+                    f"encoder {name} is {value}, but must be a multiple of the {ENCODER_FRAME_MS} ms frame"
+                )
+        if self.chunk_ms == 0:
+            raise UserError(
+                f"encoder chunk_ms is 0, but must be at least one {ENCODER_FRAME_MS} ms encoder frame"
+            )
+        for name in ("input_dim", "dim", "heads", "ffn_dim", "layers"):
+            if getattr(self, name) < 1:
+                raise UserError(f"encoder {name} is {getattr(self, name)}, but must be at least 1")
+        if self.memory_size < 0:
+            raise UserError(f"encoder memory_size is {self.memory_size}, but cannot be negative")
+        if self.dim % self.heads or self.dim % SUBSAMPLING:
+            raise UserError(
+                f"encoder dim is {self.dim}, but must be a multiple of {SUBSAMPLING} and heads ({self.heads})"
+            )
+        if not 0.0 <= self.dropout < 1.0:
+            raise UserError(f"encoder dropout is {self.dropout}, but must be at least 0 and below 1")
+        for name, allowed in (
+            ("activation", ACTIVATIONS),
+            ("memory_activation", MEMORY_ACTIVATIONS),
+            ("init_scale", INIT_SCALES),
+        ):
+            if getattr(self, name) not in allowed:
+                raise UserError(
+                    f"encoder {name} is '{getattr(self, name)}', but must be one of {', '.join(allowed)}"
+                )
+
+    @property
+    def chunk(self) -> int:
+        """U: encoder frames (40 ms) of a chunk."""
+        return self.chunk_ms // ENCODER_FRAME_MS
+
+    @property
+    def look_ahead(self) -> int:
+        """R: encoder frames (40 ms) of look-ahead."""
+        return self.look_ahead_ms // ENCODER_FRAME_MS
+
+    @property
+    def left_context(self) -> int:
+        """LC: encoder frames (40 ms) of left context."""
+        return self.left_context_ms // ENCODER_FRAME_MS
+
+
+class EmformerState(NamedTuple):
+    """What a stream carries from chunk to chunk: fixed shapes, batch axis 1 (axis 0 for ``past``).
+
+    memory (L, N, M, D), keys (L, N, LC, D), values (L, N, LC, D): oldest row first, valid rows right-aligned;
+    past (N,) int64: encoder frames consumed so far, saturating. Which rows are valid follows from ``past``
+    alone, so streams of different ages share a batch, and zeroing a stream's ``past`` restarts it.
+    """
+
+    memory: Tensor
+    keys: Tensor
+    values: Tensor
+    past: Tensor
+
+
+class EmformerLayer(nn.Module):
+    """One layer: pre-norm attention over [memory | left context | chunk | look-ahead], feed-forward, output
+    norm."""
+
+    def __init__(self, config: EmformerConfig, index: int) -> None:
+        super().__init__()
+        dim = config.dim
+        self.dim = dim
+        self.heads = config.heads
+        self.chunk = config.chunk
+        self.memory_size = config.memory_size
+        self.dropout = config.dropout
+        self.activation = config.activation
+        self.clamp_memory = config.memory_activation == "clamp"
+        self.norm_in = nn.LayerNorm(dim)
+        self.qkv = nn.Linear(dim, 3 * dim)  # rows: query | key | value
+        self.out = nn.Linear(dim, dim)
+        self.norm_ffn = nn.LayerNorm(dim)
+        self.ffn_in = nn.Linear(dim, config.ffn_dim)
+        self.ffn_out = nn.Linear(config.ffn_dim, dim)
+        self.norm_out = nn.LayerNorm(dim)
+        self.reset_parameters(config.init_scale, index)
+
+    def reset_parameters(self, init_scale: str, index: int) -> None:
+        """Xavier for query and for key|value, scaled down with depth as in torchaudio."""
+        query, key_value = self.qkv.weight.data[: self.dim], self.qkv.weight.data[self.dim :]
+        bias_bound = 1.0 / math.sqrt(self.dim)
+        nn.init.uniform_(self.qkv.bias, -bias_bound, bias_bound)
+        if init_scale != "none":
+            gain = 1.0 / math.sqrt(index + 1) if init_scale == "depthwise" else 1.0 / math.sqrt(2.0)
+            nn.init.xavier_uniform_(query, gain=gain)
+            nn.init.xavier_uniform_(key_value, gain=gain)
+
+    def activate_memory(self, x: Tensor) -> Tensor:
+        """Squash summary outputs before they become memory slots."""
+        return x.clamp(-10.0, 10.0) if self.clamp_memory else torch.tanh(x)
+
+    def feed_forward(self, x: Tensor) -> Tensor:
+        """(…, D) -> (…, D): residual feed-forward block and the output norm."""
+        z = self.norm_ffn(x)
+        hidden = self.ffn_in(z) if torch.jit.is_scripting() else linear(self.ffn_in, z)
+        if self.activation == "gelu":
+            hidden = F.gelu(hidden)
+        elif self.activation == "relu":
+            hidden = F.relu(hidden)
+        else:
+            hidden = F.silu(hidden)
+        hidden = dropout(hidden, self.dropout, self.training)
+        hidden = self.ffn_out(hidden) if torch.jit.is_scripting() else linear(self.ffn_out, hidden)
+        return self.norm_out(dropout_add(hidden, x, self.dropout, self.training))
+
+    @torch.jit.unused
+    def project_query(self, x: Tensor) -> Tensor:
+        """(…, D) rows, or pooled chunks -> (…, D): the query part of ``qkv``."""
+        return affine(x, self.qkv.weight[: self.dim], self.qkv.bias[: self.dim])
+
+    @torch.jit.unused
+    def project_key_value(self, x: Tensor) -> Tensor:
+        """(…, D) rows, or memory slots (which are not normalised) -> (…, 2D): the key | value part of
+        ``qkv``."""
+        return affine(x, self.qkv.weight[self.dim :], self.qkv.bias[self.dim :])
+
+    @torch.jit.unused
+    def forward(self, x: Tensor, memory: Tensor, plan: AttentionPlan) -> tuple[Tensor, Tensor]:
+        """Whole utterances: x (B, C, U+R, D) chunks with their look-ahead copies, memory (B, C, D) or (B, 0,
+        D)."""
+        summary = slots = None
+        z = self.norm_in(x)
+        if self.memory_size > 0:
+            summary = self.project_query(z[:, :, : self.chunk].mean(2))
+            slots = self.project_key_value(memory)
+        p = self.dropout if self.training else 0.0
+        attended, summary = blocked_attention(
+            linear(self.qkv, z), plan, self.heads, p, summary=summary, memory=slots
+        )
+        y = self.feed_forward(dropout_add(linear(self.out, attended), x, self.dropout, self.training))
+        if summary is not None:
+            memory = self.activate_memory(linear(self.out, summary))
+        return y, memory
+
+    @torch.jit.unused
+    def forward_last(self, x: Tensor, memory: Tensor, plan: AttentionPlan) -> Tensor:
+        """As ``forward``, but of the last layer only the chunk rows (B, C, U, D) are wanted, so only they
+        are computed."""
+        z = self.norm_in(x)
+        # The parts of qkv that apply to all rows (keys | values) and to chunk rows (queries).
+        key_value = self.project_key_value(z)
+        query = self.project_query(z[:, :, : self.chunk])
+        slots = self.project_key_value(memory) if self.memory_size > 0 else None
+        p = self.dropout if self.training else 0.0
+        attended, _ = blocked_attention(
+            key_value, plan.last_layer(), self.heads, p, query=query, memory=slots
+        )
+        return self.feed_forward(
+            dropout_add(linear(self.out, attended), x[:, :, : self.chunk], self.dropout, self.training)
+        )
+
+    def step(
+        self, x: Tensor, carry: Tensor, memory: Tensor, keys: Tensor, values: Tensor, hide: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """One chunk: x (N, U+R, D), carry (N, 1, D) memory slot offered by the layer below, this layer's
+        state memory (N, M, D), keys and values (N, LC, D), hide (N, 1, Q, K) True = do not attend.
+        """
+        n, chunk, window = x.size(0), self.chunk, x.size(1)
+        dim_head = self.dim // self.heads
+        z = self.norm_in(x)
+        if self.memory_size > 0:  # one product for all rows; memory slots are not normalised
+            z = torch.cat([z, z[:, :chunk].mean(1, keepdim=True), memory], dim=1)
+        query, key, value = self.qkv(z).chunk(3, dim=-1)
+        key_chunk, value_chunk = key[:, :chunk], value[:, :chunk]
+        query = query[:, : window + 1] if self.memory_size > 0 else query
+        key = torch.cat([key[:, window + 1 :], keys, key[:, :window]], dim=1)
+        value = torch.cat([value[:, window + 1 :], values, value[:, :window]], dim=1)
+        query = query.reshape(n, -1, self.heads, dim_head).transpose(1, 2) * (dim_head**-0.5)
+        key = key.reshape(n, -1, self.heads, dim_head).permute(0, 2, 3, 1)
+        value = value.reshape(n, -1, self.heads, dim_head).transpose(1, 2)
+        weights = torch.matmul(query, key).masked_fill(hide, float("-inf")).softmax(-1)
+        attended = self.out(torch.matmul(weights, value).transpose(1, 2).reshape(n, -1, self.dim))
+        y = self.feed_forward(attended[:, :window] + x)
+        # Only the chunk's own keys and values are kept: look-ahead frames come again as part of the next
+        # chunk.
+        keys, values = shift_in(keys, key_chunk), shift_in(values, value_chunk)
+        if self.memory_size > 0:
+            memory = shift_in(memory, carry)
+            carry = self.activate_memory(attended[:, window:])
+        return y, carry, memory, keys, values
+
+
+def shift_in(old: Tensor, new: Tensor) -> Tensor:
+    """(N, K, D) rows followed by (N, n, D) new rows, keeping the last K (K may be 0)."""
+    rows = torch.cat([old, new], dim=1)
+    return rows[:, rows.size(1) - old.size(1) :]
+
+
+class Emformer(nn.Module):
+    """The encoder: normalisation, 4x stacking, Emformer layers; (B, T, F) features of 10 ms -> (B,
+    ceil(T/4), D)."""
+
+    mean: Tensor
+    istd: Tensor
+
+    def __init__(self, config: EmformerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.dim = config.dim
+        self.chunk = config.chunk
+        self.look_ahead = config.look_ahead
+        self.left_context = config.left_context
+        self.memory_size = config.memory_size
+        self.num_layers = config.layers
+        self.stacking = SUBSAMPLING  # feature frames in an encoder frame
+        self.register_buffer("mean", torch.zeros(config.input_dim))
+        self.register_buffer("istd", torch.ones(config.input_dim))
+        self.input_linear = nn.Linear(config.input_dim, config.dim // SUBSAMPLING, bias=False)
+        self.layers = nn.ModuleList([EmformerLayer(config, i) for i in range(config.layers)])
+        # Validity needs no more than this; saturation keeps the counter exact in any number format of an
+        # export.
+        self.max_past = max(1 << 14, config.memory_size * config.chunk, config.left_context)
+
+    @property
+    def output_dim(self) -> int:
+        """D, the width of an output frame."""
+        return self.dim
+
+    @property
+    def chunk_frames(self) -> int:
+        """Feature frames (10 ms) a step consumes: 4U."""
+        return self.stacking * self.chunk
+
+    @property
+    def window_frames(self) -> int:
+        """Feature frames (10 ms) a step needs: 4(U+R)."""
+        return self.stacking * (self.chunk + self.look_ahead)
+
+    @torch.jit.unused
+    def set_statistics(self, mean: Tensor, std: Tensor) -> None:
+        """Store the feature mean (F,) and standard deviation (F,) of the training data; raises UserError on
+        bad values."""
+        mean, std = torch.as_tensor(mean), torch.as_tensor(std)
+        if mean.shape != self.mean.shape or std.shape != self.istd.shape:
+            raise UserError(
+                f"feature statistics have {mean.numel()} and {std.numel()} bins, not {self.mean.numel()}"
+            )
+        if not (torch.isfinite(mean).all() and torch.isfinite(std).all() and (std >= 0).all()):
+            raise UserError("feature statistics contain NaN, infinite or negative values")
+        self.mean.copy_(mean)
+        self.istd.copy_(1.0 / std.clamp(min=1e-5))  # a constant bin must not blow up
+
+    def front(self, x: Tensor) -> Tensor:
+        """(B, 4K, F) features -> (B, K, D): normalise, project, stack four frames."""
+        x = self.input_linear((x - self.mean) * self.istd)
+        return x.reshape(x.size(0), -1, self.dim)
+
+    @torch.jit.unused
+    def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode whole utterances: x (B, T, F) features, lengths (B,) feature frames -> (B, ceil(T/4), D),
+        (B,) frames.
+
+        Features beyond ``lengths`` are taken as zeros, and zeros complete the last chunk and its look-ahead,
+        so that every utterance gets what it would get alone and what ``step`` gives after zero padding at
+        the end.
+        """
+        batch, total = x.size(0), x.size(1)
+        frames = (total + SUBSAMPLING - 1) // SUBSAMPLING
+        out_lengths = torch.div(lengths + (SUBSAMPLING - 1), SUBSAMPLING, rounding_mode="floor")
+        if frames == 0:
+            return x.new_zeros([batch, 0, self.dim]), out_lengths
+        beyond = torch.arange(total, device=x.device)[None, :] >= lengths[:, None]
+        x = x.masked_fill(beyond[:, :, None], 0.0)
+        chunks = (frames + self.chunk - 1) // self.chunk
+        x = self.front(F.pad(x, [0, 0, 0, SUBSAMPLING * (chunks * self.chunk + self.look_ahead) - total]))
+        # (B, C, U+R, D): each chunk followed by its own copy of the look-ahead ("right context hard copy").
+        x = x.unfold(1, self.chunk + self.look_ahead, self.chunk).transpose(2, 3).contiguous()
+        plan = AttentionPlan(
+            chunks, self.chunk, self.look_ahead, self.left_context, self.memory_size, x.device
+        )
+        memory = x[:, :, : self.chunk].mean(2) if self.memory_size > 0 else x.new_zeros([batch, 0, self.dim])
+        for layer in self.layers[:-1]:
+            x, memory = layer(x, memory, plan)
+        x = self.layers[-1].forward_last(x, memory, plan)  # type: ignore[operator]
+        return x.reshape(batch, -1, self.dim)[:, :frames], out_lengths
+
+    @torch.jit.export
+    def initial_state(self, batch: int) -> EmformerState:
+        """State of ``batch`` streams that have heard nothing, on the module's device and in its number
+        format."""
+        weight = self.input_linear.weight
+        layers, dim = self.num_layers, self.dim
+        return EmformerState(
+            weight.new_zeros([layers, batch, self.memory_size, dim]),
+            weight.new_zeros([layers, batch, self.left_context, dim]),
+            weight.new_zeros([layers, batch, self.left_context, dim]),
+            torch.zeros([batch], dtype=torch.int64, device=weight.device),
+        )
+
+    def step_mask(self, past: Tensor) -> Tensor:
+        """(N,) frames consumed -> (N, 1, Q, K) True = do not attend; keys [memory | left context | chunk |
+        look-ahead]."""
+        n, chunk, window = past.size(0), self.chunk, self.chunk + self.look_ahead
+        slots = torch.arange(self.memory_size, device=past.device)
+        rows = torch.arange(self.left_context, device=past.device)
+        used = torch.div(past + (chunk - 1), chunk, rounding_mode="floor")
+        no_memory = slots[None, :] < self.memory_size - used[:, None]
+        no_left = rows[None, :] < self.left_context - past[:, None]
+        no_window = torch.zeros([n, window], dtype=torch.bool, device=past.device)
+        hide = torch.cat([no_memory, no_left, no_window], dim=1)[:, None, :].expand(n, window, -1)
+        if self.memory_size > 0:  # the summary query never attends to memory
+            no_slots = torch.ones_like(no_memory)
+            hide = torch.cat([hide, torch.cat([no_slots, no_left, no_window], dim=1)[:, None, :]], dim=1)
+        return hide[:, None]
+
+    @torch.jit.export
+    def step(self, x: Tensor, state: EmformerState) -> tuple[Tensor, EmformerState]:
+        """Encode one chunk: x (N, 4(U+R), F) features, the next call starting 4U frames later -> (N, U, D),
+        new state."""
+        x = self.front(x)
+        hide = self.step_mask(state.past)
+        carry = x[:, : self.chunk].mean(1, keepdim=True)
+        memory: list[Tensor] = []
+        keys: list[Tensor] = []
+        values: list[Tensor] = []
+        for i, layer in enumerate(self.layers):
+            m, k, v = state.memory[i], state.keys[i], state.values[i]
+            x, carry, m, k, v = layer.step(x, carry, m, k, v, hide)  # type: ignore[operator]
+            memory.append(m)
+            keys.append(k)
+            values.append(v)
+        past = (state.past + self.chunk).clamp(max=self.max_past)
+        state = EmformerState(torch.stack(memory), torch.stack(keys), torch.stack(values), past)
+        return x[:, : self.chunk], state
