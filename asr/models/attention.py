@@ -29,6 +29,7 @@ class AttentionPlan:
 
     hide (groups, Q, K) True = do not attend. Q: G*W rows, then G summary queries if M > 0. K: memory slots of
     ``memory_back`` + 1 groups, then rows of ``left_back`` + 1 groups, the oldest group first.
+    offset (Q, K): entry of the table of relative positions, see `relative_entries`; the same for every group.
     """
 
     def __init__(
@@ -58,6 +59,9 @@ class AttentionPlan:
         age = (own - key_chunk) * chunk - row
         left = (age >= 1) & (age <= left_context) & (row < chunk) & (key_chunk >= 0)
         hide = ~(left | (own == key_chunk))
+        frame = (torch.arange(group, device=device)[:, None] * chunk + torch.arange(width, device=device)).flatten()
+        key_frame = (seen[0].repeat_interleave(width) * chunk + row)[None]  # of the first group, which starts at 0
+        offset = relative_entries(frame[:, None] - key_frame, left_context, width)
         hide_rows = hide.repeat_interleave(width, 1)
         if memory_size > 0:
             slot = (start + torch.arange(-self.memory_back * group, group, device=device))[:, None, :]
@@ -66,8 +70,11 @@ class AttentionPlan:
             # A summary query never attends to memory.
             hide = torch.cat([hide_rows, torch.cat([torch.ones_like(no_slot), hide], 2)], 1)
             self.hide = hide
+            none = relative_table_size(left_context, width)  # memory and summaries have no position
+            offset = F.pad(offset, (no_slot.size(2), 0, 0, group), value=none)
         else:
             self.hide = hide_rows
+        self.offset = offset
 
     def last_layer(self) -> "AttentionPlan":
         """The plan for queries of chunk rows only: nothing reads the last layer's look-ahead rows and
@@ -76,7 +83,24 @@ class AttentionPlan:
         plan.__dict__.update(self.__dict__)
         rows = self.hide[:, : self.group * self.width].unflatten(1, (self.group, self.width))
         plan.hide = rows[:, :, : self.chunk].flatten(1, 2)
+        rows = self.offset[: self.group * self.width].unflatten(0, (self.group, self.width))
+        plan.offset = rows[:, : self.chunk].flatten(0, 1)
         return plan
+
+
+def relative_table_size(left_context: int, width: int) -> int:
+    """How many relative positions a query row can see: from U+R-1 frames ahead to LC+U+R-1 frames back."""
+    return left_context + 2 * width - 1
+
+
+def relative_entries(offset: Tensor, left_context: int, width: int) -> Tensor:
+    """Frames from key to query (positive: the key is older) -> index into the table of relative positions."""
+    return (offset + width - 1).clamp(0, relative_table_size(left_context, width) - 1)
+
+
+def relative_scores(table: Tensor, entries: Tensor) -> Tensor:
+    """table (H, n) and indices (Q, K) up to n, which stands for "no position" -> (H, Q, K) added to the scores."""
+    return F.pad(table, (0, 1))[:, entries]
 
 
 def to_groups(x: Tensor, heads: int, group: int, back: int, dtype: torch.dtype) -> Tensor:
@@ -178,8 +202,9 @@ class _BlockedAttention(torch.autograd.Function):
     """The CPU form: every product is one batched matrix product on slices; see the top of the file."""
 
     @staticmethod
-    def forward(ctx, fused, query, summary, memory, plan, heads, p):
-        """fused (B, C, W, 3D), or (B, C, W, 2D) keys|values with a separate query (B, C, rows, D)."""
+    def forward(ctx, fused, query, summary, memory, relative, plan, heads, p):
+        """fused (B, C, W, 3D), or (B, C, W, 2D) keys|values with a separate query (B, C, rows, D); relative
+        (H, Q, K) or None."""
         with torch.autocast(fused.device.type, enabled=False):
             dim = fused.size(3) // (3 if query is None else 2)
             dtype = torch.float64 if fused.dtype == torch.float64 else torch.float32
@@ -202,9 +227,13 @@ class _BlockedAttention(torch.autograd.Function):
             q3 = q.flatten(0, 1)
             scores = q.new_empty(groups, q.size(1), q.size(2), plan.hide.size(2))
             bias = q.new_zeros(plan.hide.shape).masked_fill_(plan.hide, float("-inf"))[:, None]
+            if relative is not None:
+                bias = bias + relative.to(dtype)
+            heads_apart = (groups, q.size(1) // bias.size(1), bias.size(1), q.size(2))  # bias is per head, or one for all
             for keys, _, j, columns in _pieces(banks):
-                part = torch.bmm(q3, _back(keys, j, groups).transpose(1, 2)).view(*q.shape[:3], -1)
-                torch.add(bias[..., columns], part, alpha=scale, out=scores[..., columns])
+                part = torch.bmm(q3, _back(keys, j, groups).transpose(1, 2)).view(*heads_apart, keys.size(2))
+                out = scores.view(*heads_apart, -1)[..., columns]
+                torch.add(bias[:, None, ..., columns], part, alpha=scale, out=out)
             weights = torch.softmax(scores, -1)
             keep, factor = keep_mask(weights, p) if p > 0.0 else (None, 1.0)
             dropped = (weights if keep is None else weights * keep.to(dtype).mul_(factor)).flatten(0, 1)
@@ -226,6 +255,7 @@ class _BlockedAttention(torch.autograd.Function):
             query is None,
             memory is not None,
             summary is not None,
+            relative is not None,
             fused.shape,
             fused.dtype,
             factor,
@@ -235,7 +265,7 @@ class _BlockedAttention(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, d_rows, d_summary):
-        plan, heads, is_fused, has_memory, has_summary, shape, dtype, factor = ctx.meta
+        plan, heads, is_fused, has_memory, has_summary, has_relative, shape, dtype, factor = ctx.meta
         q, weights, keep, *rest = ctx.saved_tensors
         noise = None if keep is None else keep.to(q.dtype).mul_(factor)
         backs = [plan.memory_back, plan.left_back] if has_memory else [plan.left_back]
@@ -255,7 +285,11 @@ class _BlockedAttention(torch.autograd.Function):
                 d_weights[..., columns] = part
             else:
                 torch.mul(part, noise[..., columns], out=d_weights[..., columns])
-        d_scores = torch._softmax_backward_data(d_weights, weights, -1, weights.dtype).flatten(0, 1)
+        d_scores = torch._softmax_backward_data(d_weights, weights, -1, weights.dtype)
+        d_relative = None
+        if has_relative:
+            d_relative = d_scores.view(-1, heads, *d_scores.shape[2:]).sum(0)
+        d_scores = d_scores.flatten(0, 1)
         d_banks = [(torch.zeros_like(keys), torch.zeros_like(values), n) for keys, values, n in banks]
         d_q = torch.zeros_like(q3)
         for (keys, _, j, columns), (d_keys, d_values, _, _) in zip(
@@ -283,7 +317,7 @@ class _BlockedAttention(torch.autograd.Function):
             d_memory = torch.empty((*shape[:2], 2 * dim), dtype=dtype, device=q.device)
             from_groups(d_keys[n:], d_memory[:, :, None, :dim], group)
             from_groups(d_values[n:], d_memory[:, :, None, dim:], group)
-        return d_fused, None if is_fused else d_query, d_summary_in, d_memory, None, None, None
+        return d_fused, None if is_fused else d_query, d_summary_in, d_memory, d_relative, None, None, None
 
 
 def _pieces(banks: list[tuple[Tensor, Tensor, int]]) -> list[tuple[Tensor, Tensor, int, slice]]:
@@ -302,6 +336,7 @@ def _attention_by_autograd(
     query: Tensor | None,
     summary: Tensor | None,
     memory: Tensor | None,
+    relative: Tensor | None,
     plan: AttentionPlan,
     heads: int,
     p: float,
@@ -339,7 +374,11 @@ def _attention_by_autograd(
             windows(grouped(x, plan.memory_back), plan.memory_back) for x in memory[:, :, None].chunk(2, -1)
         ]
         key, value = torch.cat([bank[0], key], 2), torch.cat([bank[1], value], 2)
-    out = F.scaled_dot_product_attention(q, key, value, ~plan.hide[:, None], p)
+    mask = ~plan.hide[:, None]
+    if relative is not None:
+        bias = relative.to(q.dtype).masked_fill(plan.hide[:, None], float("-inf"))
+        mask = bias.repeat(1, batch, 1, 1)  # (groups, B*H, Q, K)
+    out = F.scaled_dot_product_attention(q, key, value, mask, p)
     rows = group * source.size(2)
     return ungrouped(out[:, :, :rows]), None if summary is None else ungrouped(out[:, :, rows:])[:, :, 0]
 
@@ -352,13 +391,14 @@ def blocked_attention(
     query: Tensor | None = None,
     summary: Tensor | None = None,
     memory: Tensor | None = None,
+    relative: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Attend within utterances: fused (B, C, W, 3D) queries|keys|values -> (B, C, W, D), and None or
     summaries (B, C, D).
 
     With a memory bank also ``memory`` (B, C, 2D) keys|values of the slots, slot c read by chunks after c, and
     ``summary`` (B, C, D) queries. With ``query`` (B, C, rows, D), fused is (B, C, W, 2D) keys|values and the
-    result has the rows of ``query``. p: dropout probability of the attention weights.
+    result has the rows of ``query``. relative (H, Q, K): added to the scores. p: dropout probability of the attention weights.
     """
     attend = _BlockedAttention.apply if fused.device.type == "cpu" else _attention_by_autograd
-    return attend(fused, query, summary, memory, plan, heads, p)
+    return attend(fused, query, summary, memory, relative, plan, heads, p)

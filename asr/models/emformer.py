@@ -20,7 +20,15 @@ from torch import Tensor, nn
 
 from asr.errors import UserError
 from asr.features import ENCODER_FRAME_MS, SUBSAMPLING
-from asr.models.attention import AttentionPlan, blocked_attention, dropout, dropout_add
+from asr.models.attention import (
+    AttentionPlan,
+    blocked_attention,
+    dropout,
+    dropout_add,
+    relative_entries,
+    relative_scores,
+    relative_table_size,
+)
 from asr.models.linear import affine, linear
 
 ACTIVATIONS = ("gelu", "relu", "silu")
@@ -46,6 +54,9 @@ class EmformerConfig:
     memory_activation: str = "tanh"  # tanh | clamp (to +-10)
     # Gain of the query/key/value weights: depthwise 1/sqrt(layer+1) | constant 1/sqrt(2) | none.
     init_scale: str = "depthwise"
+    # Learned score for each head and distance between frames, as in T5 (arXiv 1910.10683). The Emformer of the paper
+    # and of torchaudio has none: it cannot tell the order of the frames it sees.
+    relative_positions: bool = False
 
     def __post_init__(self) -> None:
         for name in ("chunk_ms", "look_ahead_ms", "left_context_ms"):
@@ -123,6 +134,9 @@ class EmformerLayer(nn.Module):
         self.dropout = config.dropout
         self.activation = config.activation
         self.clamp_memory = config.memory_activation == "clamp"
+        table = torch.randn(config.heads, relative_table_size(config.left_context, config.chunk + config.look_ahead))
+        # Heads that differ from the start: from zeros they would take long to find out about order.
+        self.register_parameter("relative_bias", nn.Parameter(table) if config.relative_positions else None)
         self.norm_in = nn.LayerNorm(dim)
         self.qkv = nn.Linear(dim, 3 * dim)  # rows: query | key | value
         self.out = nn.Linear(dim, dim)
@@ -171,6 +185,10 @@ class EmformerLayer(nn.Module):
         ``qkv``."""
         return affine(x, self.qkv.weight[self.dim :], self.qkv.bias[self.dim :])
 
+    def relative(self, entries: Tensor) -> Tensor | None:
+        """(Q, K) table entries -> (H, Q, K) scores of relative positions; None if the model has none."""
+        return None if self.relative_bias is None else relative_scores(self.relative_bias, entries)
+
     @torch.jit.unused
     def forward(self, x: Tensor, memory: Tensor, plan: AttentionPlan) -> tuple[Tensor, Tensor]:
         """Whole utterances: x (B, C, U+R, D) chunks with their look-ahead copies, memory (B, C, D) or (B, 0,
@@ -182,7 +200,7 @@ class EmformerLayer(nn.Module):
             slots = self.project_key_value(memory)
         p = self.dropout if self.training else 0.0
         attended, summary = blocked_attention(
-            linear(self.qkv, z), plan, self.heads, p, summary=summary, memory=slots
+            linear(self.qkv, z), plan, self.heads, p, None, summary, slots, self.relative(plan.offset)
         )
         y = self.feed_forward(dropout_add(linear(self.out, attended), x, self.dropout, self.training))
         if summary is not None:
@@ -199,18 +217,27 @@ class EmformerLayer(nn.Module):
         query = self.project_query(z[:, :, : self.chunk])
         slots = self.project_key_value(memory) if self.memory_size > 0 else None
         p = self.dropout if self.training else 0.0
+        plan = plan.last_layer()
         attended, _ = blocked_attention(
-            key_value, plan.last_layer(), self.heads, p, query=query, memory=slots
+            key_value, plan, self.heads, p, query, None, slots, self.relative(plan.offset)
         )
         return self.feed_forward(
             dropout_add(linear(self.out, attended), x[:, :, : self.chunk], self.dropout, self.training)
         )
 
     def step(
-        self, x: Tensor, carry: Tensor, memory: Tensor, keys: Tensor, values: Tensor, hide: Tensor
+        self,
+        x: Tensor,
+        carry: Tensor,
+        memory: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        hide: Tensor,
+        entries: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """One chunk: x (N, U+R, D), carry (N, 1, D) memory slot offered by the layer below, this layer's
-        state memory (N, M, D), keys and values (N, LC, D), hide (N, 1, Q, K) True = do not attend.
+        state memory (N, M, D), keys and values (N, LC, D), hide (N, 1, Q, K) True = do not attend,
+        entries (Q, K) of the table of relative positions.
         """
         n, chunk, window = x.size(0), self.chunk, x.size(1)
         dim_head = self.dim // self.heads
@@ -225,7 +252,11 @@ class EmformerLayer(nn.Module):
         query = query.reshape(n, -1, self.heads, dim_head).transpose(1, 2) * (dim_head**-0.5)
         key = key.reshape(n, -1, self.heads, dim_head).permute(0, 2, 3, 1)
         value = value.reshape(n, -1, self.heads, dim_head).transpose(1, 2)
-        weights = torch.matmul(query, key).masked_fill(hide, float("-inf")).softmax(-1)
+        scores = torch.matmul(query, key)
+        relative = self.relative(entries)
+        if relative is not None:
+            scores = scores + relative
+        weights = scores.masked_fill(hide, float("-inf")).softmax(-1)
         attended = self.out(torch.matmul(weights, value).transpose(1, 2).reshape(n, -1, self.dim))
         y = self.feed_forward(attended[:, :window] + x)
         # Only the chunk's own keys and values are kept: look-ahead frames come again as part of the next
@@ -235,6 +266,15 @@ class EmformerLayer(nn.Module):
             memory = shift_in(memory, carry)
             carry = self.activate_memory(attended[:, window:])
         return y, carry, memory, keys, values
+
+
+def step_entries(config: EmformerConfig) -> Tensor:
+    """(Q, K) entries of the table of relative positions for one step; rows and keys as in `Emformer.step_mask`."""
+    width = config.chunk + config.look_ahead
+    key_frame = torch.arange(-config.left_context, width)
+    entries = relative_entries(torch.arange(width)[:, None] - key_frame, config.left_context, width)
+    none = relative_table_size(config.left_context, width)  # memory and summaries have no position
+    return F.pad(entries, (config.memory_size, 0, 0, int(config.memory_size > 0)), value=none)
 
 
 def shift_in(old: Tensor, new: Tensor) -> Tensor:
@@ -249,6 +289,7 @@ class Emformer(nn.Module):
 
     mean: Tensor
     istd: Tensor
+    step_entries: Tensor
 
     def __init__(self, config: EmformerConfig) -> None:
         super().__init__()
@@ -262,6 +303,7 @@ class Emformer(nn.Module):
         self.stacking = SUBSAMPLING  # feature frames in an encoder frame
         self.register_buffer("mean", torch.zeros(config.input_dim))
         self.register_buffer("istd", torch.ones(config.input_dim))
+        self.register_buffer("step_entries", step_entries(config), persistent=False)
         self.input_linear = nn.Linear(config.input_dim, config.dim // SUBSAMPLING, bias=False)
         self.layers = nn.ModuleList([EmformerLayer(config, i) for i in range(config.layers)])
         # Validity needs no more than this; saturation keeps the counter exact in any number format of an
@@ -372,7 +414,7 @@ class Emformer(nn.Module):
         values: list[Tensor] = []
         for i, layer in enumerate(self.layers):
             m, k, v = state.memory[i], state.keys[i], state.values[i]
-            x, carry, m, k, v = layer.step(x, carry, m, k, v, hide)  # type: ignore[operator]
+            x, carry, m, k, v = layer.step(x, carry, m, k, v, hide, self.step_entries)  # type: ignore[operator]
             memory.append(m)
             keys.append(k)
             values.append(v)

@@ -15,6 +15,8 @@ from asr.models.attention import (
     dropout,
     dropout_add,
     keep_mask,
+    relative_scores,
+    relative_table_size,
 )
 from asr.models.emformer import Emformer, EmformerConfig
 
@@ -29,9 +31,10 @@ HEADS, DIM, BATCH = 2, 8, 2
     st.integers(0, 20),
     st.sampled_from([0, 1, 3, 9]),
     st.booleans(),
+    st.booleans(),
 )
-def test_values_and_gradients_equal_autograd(chunks, chunk, look_ahead, left, memory, last):
-    """Every path: with and without memory, last layer (queries apart), partial last group."""
+def test_values_and_gradients_equal_autograd(chunks, chunk, look_ahead, left, memory, last, positions):
+    """Every path: with and without memory, relative positions, last layer (queries apart), partial last group."""
     torch.manual_seed(0)
 
     def leaf(*shape: int) -> torch.Tensor:
@@ -44,12 +47,15 @@ def test_values_and_gradients_equal_autograd(chunks, chunk, look_ahead, left, me
     query = leaf(BATCH, chunks, chunk, DIM) if last else None
     summary = leaf(BATCH, chunks, DIM) if memory and not last else None
     slots = leaf(BATCH, chunks, 2 * DIM) if memory else None
-    leaves = [t for t in (fused, query, summary, slots) if t is not None]
+    table = leaf(HEADS, relative_table_size(left, chunk + look_ahead)) if positions else None
+    relative = relative_scores(table, plan.offset) if positions else None
+    leaves = [t for t in (fused, query, summary, slots, table) if t is not None]
     results = []
     for attend in (_attention_by_autograd, _BlockedAttention.apply):
         torch.manual_seed(1)
-        outputs = [t for t in attend(fused, query, summary, slots, plan, HEADS, 0.0) if t is not None]
-        gradients = torch.autograd.grad(outputs, leaves, [torch.randn_like(t) for t in outputs])
+        outputs = [t for t in attend(fused, query, summary, slots, relative, plan, HEADS, 0.0) if t is not None]
+        weights = [torch.randn_like(t) for t in outputs]
+        gradients = torch.autograd.grad(outputs, leaves, weights, retain_graph=True)
         results.append([*outputs, *gradients])
     for expected, got in zip(*results, strict=True):
         torch.testing.assert_close(got, expected, rtol=0, atol=1e-10)
@@ -58,12 +64,12 @@ def test_values_and_gradients_equal_autograd(chunks, chunk, look_ahead, left, me
 def test_gradient_with_dropout_equals_finite_differences():
     """With dropout the same seed gives the same mask, so finite differences apply."""
     plan = AttentionPlan(3, 2, 1, 3, 1, torch.device("cpu"))
-    shapes = [(1, 3, 3, 12), (1, 3, 4), (1, 3, 8)]
+    shapes = [(1, 3, 3, 12), (1, 3, 4), (1, 3, 8), (2, *plan.hide.shape[1:])]
     inputs = [torch.randn(*shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
 
-    def attend(fused, summary, memory):
+    def attend(fused, summary, memory, relative):
         torch.manual_seed(5)
-        return _BlockedAttention.apply(fused, None, summary, memory, plan, 2, 0.4)
+        return _BlockedAttention.apply(fused, None, summary, memory, relative, plan, 2, 0.4)
 
     assert torch.autograd.gradcheck(attend, inputs, atol=1e-6)
 

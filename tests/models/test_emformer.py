@@ -16,7 +16,7 @@ from asr.models.emformer import Emformer, EmformerConfig, EmformerState
 BINS = 6
 
 geometries = st.builds(
-    lambda chunk, look_ahead, left, memory, activation: EmformerConfig(
+    lambda chunk, look_ahead, left, memory, activation, positions: EmformerConfig(
         input_dim=BINS,
         dim=16,
         heads=2,
@@ -28,12 +28,14 @@ geometries = st.builds(
         memory_size=memory,
         memory_activation=activation,
         activation="relu",
+        relative_positions=positions,
     ),
     st.integers(1, 6),
     st.integers(0, 7),
     st.integers(0, 15),
     st.sampled_from([0, 0, 1, 2, 5]),
     st.sampled_from(["tanh", "clamp"]),
+    st.booleans(),
 )
 
 
@@ -126,11 +128,24 @@ def test_resetting_past_restarts_one_stream(memory):
     assert (y[1] - fresh[1]).abs().max() > 1e-2
 
 
+def test_only_relative_positions_tell_the_order_of_frames():
+    """Two encoder frames of a chunk swapped: without positions the others see the same set, with them they do not."""
+    for positions in (False, True):
+        config = EmformerConfig(BINS, 16, 2, 24, 1, dropout=0.0, left_context_ms=80, relative_positions=positions)
+        encoder = make(config)
+        x = torch.randn(1, 4 * 8, BINS)
+        swapped = x.unflatten(1, (8, 4))[:, [0, 2, 1, 3, 4, 5, 6, 7]].flatten(1, 2)
+        with torch.no_grad():
+            change = encoder(x, torch.tensor([32]))[0] - encoder(swapped, torch.tensor([32]))[0]
+        assert (change[0, 3].abs().max() > 1e-3) == positions
+
+
 SCRIPTED = [(160, 40, 1200, 0), (80, 80, 120, 2), (160, 0, 0, 0), (40, 40, 0, 3), (120, 0, 80, 0)]
 
 
+@pytest.mark.parametrize("positions", [False, True])
 @pytest.mark.parametrize("chunk,look_ahead,left,memory", SCRIPTED)
-def test_scripted_and_saved_step_equals_eager(chunk, look_ahead, left, memory):
+def test_scripted_and_saved_step_equals_eager(chunk, look_ahead, left, memory, positions):
     encoder = make(
         EmformerConfig(
             BINS,
@@ -142,6 +157,7 @@ def test_scripted_and_saved_step_equals_eager(chunk, look_ahead, left, memory):
             look_ahead_ms=look_ahead,
             left_context_ms=left,
             memory_size=memory,
+            relative_positions=positions,
         )
     )
     x = torch.randn(130, BINS)
@@ -154,8 +170,11 @@ def test_scripted_and_saved_step_equals_eager(chunk, look_ahead, left, memory):
         torch.testing.assert_close(feed(encoder, x, scripted), expected, rtol=0, atol=1e-6)
 
 
-def test_exported_step_equals_eager_for_any_batch():
-    encoder = make(EmformerConfig(BINS, 16, 2, 24, 2, memory_size=2, left_context_ms=200))
+@pytest.mark.parametrize("positions", [False, True])
+def test_exported_step_equals_eager_for_any_batch(positions):
+    encoder = make(
+        EmformerConfig(BINS, 16, 2, 24, 2, memory_size=2, left_context_ms=200, relative_positions=positions)
+    )
 
     class Step(torch.nn.Module):
         def __init__(self) -> None:
