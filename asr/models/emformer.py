@@ -187,7 +187,9 @@ class EmformerLayer(nn.Module):
 
     def relative(self, entries: Tensor) -> Tensor | None:
         """(Q, K) table entries -> (H, Q, K) scores of relative positions; None if the model has none."""
-        return None if self.relative_bias is None else relative_scores(self.relative_bias, entries)
+        if self.relative_bias is None:  # TorchScript leaves out the branch that does not apply
+            return None
+        return relative_scores(self.relative_bias, entries)  # type: ignore[arg-type]
 
     @torch.jit.unused
     def forward(self, x: Tensor, memory: Tensor, plan: AttentionPlan) -> tuple[Tensor, Tensor]:
