@@ -24,20 +24,44 @@ from asr.errors import UserError
 from asr.features import SAMPLE_RATE
 
 Source = str | os.PathLike[str] | BinaryIO
+MOST_CHANNELS = 64  # a wider block of fewer samples is taken for (channels, samples)
 Pcm = Any  # bytes, numpy array, torch tensor, list: what pcm_to_float takes
 
+LARGEST_SAMPLE = 1e9  # full scale is 1; the power spectrum of far larger numbers overflows single precision
 _UNSIZED = (0, 0xFFFFFFFF)  # what programs write into a WAV header when they stream: the length is not known
 
 
 def check_finite(x: np.ndarray, name: str, first: int = 0, rate: int = SAMPLE_RATE) -> None:
-    """Raise UserError naming the place when (S,) or (S, C) samples hold NaN or infinity.
+    """Raise UserError naming the place when (S,) or (S, C) samples hold NaN, infinity or a number beyond
+    ``LARGEST_SAMPLE``, of which no features can be computed.
 
     ``first``: samples before this block; ``rate``: in Hz.
     """
-    if x.dtype.kind != "f" or bool(np.isfinite(x).all()):
+    if x.dtype.kind != "f" or bool((np.abs(x) <= LARGEST_SAMPLE).all()):
         return
-    at = first + int(np.argmax(~np.isfinite(x.reshape(len(x), -1)).all(axis=1)))
-    raise UserError(f"{name}: sample {at} (at {at / rate:.3f} s) is not a finite number")
+    rows = x.reshape(len(x), -1)
+    row = int(np.argmax(~(np.abs(rows) <= LARGEST_SAMPLE).all(axis=1)))
+    at = first + row
+    what = "far outside [-1, 1]" if np.isfinite(rows[row]).all() else "not a finite number"
+    raise UserError(f"{name}: sample {at} (at {at / rate:.3f} s) is {what}")
+
+
+def channels_of(pcm: Any, name: str = "audio") -> int:
+    """C of a block (S, C) or (S,); 1 of what has no shape.
+
+    Raises:
+        UserError: not one or two axes, or (C, S) where (S, C) is meant.
+    """
+    shape: tuple[int, ...] | None = getattr(pcm, "shape", None)
+    if shape is None or len(shape) == 1:
+        return 1
+    if len(shape) != 2:
+        raise UserError(f"{name}: samples must be of shape (samples,) or (samples, channels), not {tuple(shape)}")
+    if 0 < shape[0] < shape[1] and shape[1] > MOST_CHANNELS:
+        raise UserError(
+            f"{name}: samples must be of shape (samples, channels), not {tuple(shape)}: transpose them"
+        )
+    return max(1, int(shape[1]))
 
 
 def pcm_to_float(x: Pcm, name: str = "audio") -> np.ndarray:
@@ -58,7 +82,8 @@ def _to_float(x: Pcm, name: str) -> np.ndarray:
             raise UserError(f"{name}: {len(x)} bytes are not a whole number of 16-bit samples")
         x = np.frombuffer(x, dtype="<i2")
     elif hasattr(x, "detach"):
-        x = x.detach().cpu().numpy()
+        x = x.detach().cpu()
+        x = (x.float() if x.is_floating_point() else x).numpy()  # numpy knows no bfloat16
     array = np.asarray(x)
     if array.dtype.kind == "f":
         return np.ascontiguousarray(array, dtype=np.float32)
@@ -214,7 +239,7 @@ def _file_blocks(source: Source, block_seconds: float) -> Iterator[Any]:
             raise UserError(f"{name} is a folder, not an audio file")
         if path.is_file() and path.stat().st_size == 0:
             raise UserError(f"{name}: an empty file, no audio in it")
-        source = name
+        source = name if os.name == "nt" else os.fsencode(name)  # type: ignore[assignment]  # not all names are UTF-8
     else:
         name = str(getattr(source, "name", "audio"))
     try:

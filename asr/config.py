@@ -413,8 +413,8 @@ def _convert(hint: Any, value: Any, default: Any, key: str, source: _Source) -> 
             _value(key_hint, k, _MISSING, key, source): _value(item, v, _MISSING, f"{key}.{k}", source)
             for k, v in value.items()
         }
-    if origin is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value)
+    if origin is float and isinstance(value, (int, float)) and not isinstance(value, bool) and value == value:
+        return float(value)  # NaN is no value: it would pass every check of a range
     if origin is int and isinstance(value, int) and not isinstance(value, bool):
         return value
     if origin in (bool, str, type(None)) and isinstance(value, origin):

@@ -90,8 +90,10 @@ def compare(recognizer: Recognizer, audio: list[np.ndarray], batch: int, seed: i
         ]
         outputs, streamed = stream(recognizer, group, rng)
         for row, length, out, a, b in zip(encoded, lengths.tolist(), outputs, offline, streamed, strict=True):
-            worst = max(worst, float((row[:length] - out[:length]).abs().max()))
-            size = max(size, float(row[:length].abs().max()))
+            if length:
+                difference = float((row[:length] - out[:length]).abs().max())
+                worst = worst if difference <= worst else difference  # NaN is the largest difference
+                size = max(size, float(row[:length].abs().max()))
             words += len(a)
             bad_words += [w.word for w in a] != [w.word for w in b]
             bad_times += [(w.start, w.end) for w in a] != [(w.start, w.end) for w in b]

@@ -12,7 +12,7 @@ import pytest
 import soundfile
 import torch
 
-from asr.audio import StreamResampler, audio_blocks, load_audio, pcm_to_float
+from asr.audio import StreamResampler, audio_blocks, channels_of, load_audio, pcm_to_float
 from asr.errors import UserError
 
 
@@ -242,3 +242,32 @@ def test_real_opus(real_data):
     whole, rate = soundfile.read(path, dtype="float32")
     assert rate == 16000 and np.array_equal(y, whole) and np.abs(y).max() > 0
     assert np.array_equal(np.concatenate(list(audio_blocks(path, 0.01))), whole)
+
+
+@pytest.mark.parametrize("value", [1e25, -1e12, np.inf])
+def test_numbers_that_no_features_can_be_made_of(tmp_path, value):
+    x = np.zeros(1000, dtype=np.float32)
+    x[700] = value
+    soundfile.write(tmp_path / "huge.wav", x, 16000, subtype="FLOAT")
+    with pytest.raises(UserError, match="sample 700 .* is (far outside|not a finite)"):
+        load_audio(tmp_path / "huge.wav")
+    x[700] = 32767.0  # samples somebody forgot to scale are loud, not wrong
+    soundfile.write(tmp_path / "huge.wav", x, 16000, subtype="FLOAT")
+    assert len(load_audio(tmp_path / "huge.wav")) == 1000
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have only Unicode names")
+def test_a_file_name_that_is_not_utf8(tmp_path):
+    x = np.full(1000, 0.25, dtype=np.float32)
+    soundfile.write(tmp_path / "a.wav", x, 16000)
+    name = tmp_path / "b\udcff.wav"
+    (tmp_path / "a.wav").rename(name)
+    assert np.allclose(load_audio(name), x, atol=1e-4)
+
+
+def test_channels_of():
+    assert channels_of(b"ab") == channels_of(np.zeros(5)) == channels_of(np.zeros((5, 1))) == 1
+    assert channels_of(np.zeros((3, 2))) == channels_of(torch.zeros(0, 2)) == 2
+    for shape in ((1, 16000), (2, 16000), (1, 2, 16000), ()):
+        with pytest.raises(UserError, match="must be of shape"):
+            channels_of(np.zeros(shape))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -134,10 +135,10 @@ def test_unreadable_files_do_not_stop_the_others(run, place):
         status, out, err = run("transcribe", *files, "--model", place / "model", *streaming)
         assert status == 2
         assert out.splitlines() == [f"{files[0]}: {one.text}", f"{files[4]}: {two.text}"]
-        assert [
+        assert all(
             f"{name}.wav" in line
             for name, line in zip(("broken", "missing", "empty"), err.splitlines(), strict=True)
-        ]
+        )
         assert all(line.startswith("error: ") for line in err.splitlines())
     status, out, _ = run("transcribe", files[0], files[1], "--model", place / "model", "--format", "json")
     assert status == 2 and [entry["audio"] for entry in json.loads(out)] == [str(files[0])]
@@ -278,6 +279,43 @@ def test_cuts_written_by_lhotse_itself(place, tmp_path):
     assert plain_item.audio == Path(place / "a0.wav") and plain_item.text == "hello there"
     samples = padded_item.audio()
     assert samples.shape == (32000,) and not samples[16000:].any()
+    text = (tmp_path / "cuts.jsonl").read_text().replace(str(place), ".")
+    (tmp_path / "rel").mkdir()
+    (tmp_path / "rel" / "a0.wav").write_bytes((place / "a0.wav").read_bytes())
+    (tmp_path / "rel" / "cuts.jsonl").write_text(text)  # audio paths relative to the manifest, padded cut included
+    plain_item, padded_item = read_manifest(tmp_path / "rel" / "cuts.jsonl")
+    assert plain_item.audio.is_file() and np.array_equal(padded_item.audio(), samples)
+
+
+def test_damaged_and_misplaced_cuts(run, place, tmp_path):
+    whole = gzip.compress(("x" * 50 + "\n").encode() * 200)
+    (tmp_path / "bad.jsonl.gz").write_bytes(whole[:30] + b"\xff" * 20 + whole[50:])
+    with pytest.raises(UserError, match="cannot read the manifest|not JSON"):
+        read_manifest(tmp_path / "bad.jsonl.gz")
+    beyond = cut("late", place / "a0.wav", 99.0, 1.0, 3.0, "one")
+    (tmp_path / "cuts.jsonl").write_text(json.dumps(beyond) + "\n")
+    for streaming in ([], ["--streaming"]):
+        status, _, err = run(
+            "evaluate", "--model", place / "model", "--manifest", tmp_path / "cuts.jsonl", *streaming
+        )
+        assert status == 2 and "no audio from second 99" in err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have only Unicode names")
+def test_names_that_standard_output_cannot_show(place, tmp_path):
+    names = [tmp_path / "b\udcff.wav", tmp_path / "\u00fc.wav"]
+    for name in names:
+        name.write_bytes((place / "a1.wav").read_bytes())
+    for encoding in ("utf-8", "ascii"):
+        for form in ("txt", "json"):
+            result = subprocess.run(
+                [sys.executable, "-m", "asr.cli", "transcribe", *map(str, names), "--model", str(place / "model")]
+                + ["--format", form],
+                capture_output=True,
+                cwd=Path(asr.__file__).parent.parent,
+                env={**os.environ, "PYTHONIOENCODING": encoding},
+            )
+            assert (result.returncode, result.stderr) == (0, b"") and result.stdout.count(b".wav") == 2
 
 
 @pytest.mark.parametrize(
@@ -286,6 +324,7 @@ def test_cuts_written_by_lhotse_itself(place, tmp_path):
         ("{broken", "not JSON"),
         ("[1]", "not a JSON object"),
         ('{"id": "x", "audio": "a.wav"}', "no 'text'"),
+        ('{"id": "x", "audio": "a.wav", "text": null}', "the text is null, not a string"),
         ("", "empty"),
     ],
 )

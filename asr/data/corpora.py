@@ -180,14 +180,16 @@ def _from_manifest(path: Path, splits: list[str], config: CorpusConfig, need_tex
     if not path.is_file():
         raise UserError(f"{path} does not exist.")
     lines, seen = [], set()
-    with open(path, encoding="utf-8") as file:
+    with open(path, "rb") as file:
         for number, line in enumerate(file, 1):
             if not line.strip():
                 continue
             try:
-                entry = json.loads(line)
+                entry = json.loads(line.decode("utf-8"))
             except json.JSONDecodeError as error:
                 raise UserError(f"{path}, line {number}: not valid JSON ({error.msg}).") from error
+            except UnicodeDecodeError as error:
+                raise UserError(f"{path}, line {number}: not UTF-8 text.") from error
             if not isinstance(entry, dict) or not isinstance(entry.get("audio"), str):
                 raise UserError(f"{path}, line {number}: needs an object with an 'audio' path.")
             if need_text and not isinstance(entry.get("text"), str):
@@ -289,7 +291,11 @@ def _from_cut_file(path: Path, splits: list[str]) -> list[MonoCut]:
     for cut in cuts:
         recording = getattr(cut, "recording", None)
         for source in recording.sources if recording else ():
-            if source.type == "file" and not Path(source.source).is_file():
+            if source.type != "file":
+                continue
+            if not Path(source.source).is_absolute() and (path.parent / source.source).is_file():
+                source.source = str(path.parent / source.source)  # relative to the cut file, as in `asr evaluate`
+            if not Path(source.source).is_file():
                 raise UserError(f"{path}: the audio file {source.source} of cut {cut.id} does not exist.")
     if not splits:
         return cuts

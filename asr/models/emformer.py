@@ -134,9 +134,10 @@ class EmformerLayer(nn.Module):
         self.dropout = config.dropout
         self.activation = config.activation
         self.clamp_memory = config.memory_activation == "clamp"
-        table = torch.randn(config.heads, relative_table_size(config.left_context, config.chunk + config.look_ahead))
-        # Heads that differ from the start: from zeros they would take long to find out about order.
-        self.register_parameter("relative_bias", nn.Parameter(table) if config.relative_positions else None)
+        self.register_parameter("relative_bias", None)
+        if config.relative_positions:  # heads that differ from the start: from zeros they take long to see order
+            entries = relative_table_size(config.left_context, config.chunk + config.look_ahead)
+            self.relative_bias = nn.Parameter(torch.randn(config.heads, entries))
         self.norm_in = nn.LayerNorm(dim)
         self.qkv = nn.Linear(dim, 3 * dim)  # rows: query | key | value
         self.out = nn.Linear(dim, dim)

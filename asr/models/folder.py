@@ -140,7 +140,7 @@ def load_model(folder: str | os.PathLike[str]) -> LoadedModel:
     config = load_yaml(path / CONFIG_FILE)
     model_config, features = _read_config(config, path)
     tokenizer = Tokenizer.from_file(path / MODEL_FILE)
-    if (path / TABLE_FILE).read_text(encoding="utf-8") != tokenizer.table():
+    if (path / TABLE_FILE).read_text(encoding="utf-8", errors="replace") != tokenizer.table():
         raise UserError(
             f"{path / TABLE_FILE} does not list the pieces of {MODEL_FILE}: they must belong together"
         )

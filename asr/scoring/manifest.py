@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,7 +77,7 @@ def _records(file: Path) -> Iterable[tuple[int, dict[str, Any]]]:
                     yield number, record
     except json.JSONDecodeError as error:
         raise UserError(f"{file}, line {number}: not JSON ({error.msg})") from None
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         raise UserError(f"cannot read the manifest {file}: {error}") from None
 
 
@@ -91,6 +92,8 @@ def _item(record: dict[str, Any], file: Path, number: int) -> Item:
         raise UserError(f"{where}: the utterance has no {error.args[0]!r}") from None
     except (TypeError, AttributeError, IndexError, ValueError) as error:
         raise UserError(f"{where}: not an utterance ({error})") from None
+    if not isinstance(text, str):
+        raise UserError(f"{where}: the text is {json.dumps(text)}, not a string")
     audio = _find(str(name), file, where)
     return Item(str(record.get("id", number)), str(text), audio, split=str(record.get("split", "")))
 
@@ -112,6 +115,7 @@ def _cut(record: dict[str, Any], file: Path, where: str) -> Item:
         and record.get("channel", 0) == 0
     )
     if not plain:
+        _place_sources(record, file, where)
         return Item(
             name, text or _texts(record), _through_lhotse(record, where), 0.0, record.get("duration"), split
         )
@@ -119,6 +123,15 @@ def _cut(record: dict[str, Any], file: Path, where: str) -> Item:
     whole = start == 0.0 and abs(duration - float(recording.get("duration", -1.0))) < 1e-3
     audio = _find(str(sources[0]["source"]), file, where)
     return Item(name, text, audio, start, None if whole else duration, split)
+
+
+def _place_sources(record: dict[str, Any], file: Path, where: str) -> None:
+    """Makes the audio paths of a cut, its tracks' cuts included, independent of the current folder."""
+    for source in (record.get("recording") or {}).get("sources") or []:
+        if source.get("type") == "file":
+            source["source"] = str(_find(str(source["source"]), file, where))
+    for track in record.get("tracks") or []:
+        _place_sources(track.get("cut") or {}, file, where)
 
 
 def _texts(record: dict[str, Any]) -> str:

@@ -6,6 +6,7 @@ so (``o=zero``). Rates are in percent of the reference words of the whole set.
 
 from __future__ import annotations
 
+import os
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -189,12 +190,19 @@ def _aligned(utterance: Utterance) -> list[str]:
 
 
 def write_report(path: str | Path, result: WerResult) -> None:
-    """Write `error_report` to a file.
+    """Write `error_report` to a file, whole or not at all.
 
     Raises:
         UserError: the file cannot be written.
     """
+    target = Path(path)
+    special = target.exists() and not target.is_file()  # /dev/stdout, a named pipe: nothing to replace
+    file = target if special else target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
-        Path(path).write_text(error_report(result), encoding="utf-8")
+        file.write_text(error_report(result), encoding="utf-8", errors="surrogateescape")
+        if not special:
+            file.replace(target)
     except OSError as error:
+        if not special:
+            file.unlink(missing_ok=True)
         raise UserError(f"cannot write the error report {path}: {error.strerror or error}") from error

@@ -5,6 +5,7 @@ Shapes: B streams, U encoder frames (40 ms) in a chunk, R in the look-ahead, T f
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -66,6 +67,8 @@ class Recognizer:
         self.model = model.to(self.device).eval()
         self.tokenizer = tokenizer
         self.fbank = Fbank(features or FeatureConfig())  # on the CPU: a chunk is a few frames
+        if not math.isfinite(blank_penalty):
+            raise UserError(f"blank_penalty must be a finite number, not {blank_penalty}")
         self.blank_penalty = blank_penalty
         self.chunk_frames: int = self.model.encoder.chunk_frames  # feature frames a step consumes
         self.window_frames: int = self.model.encoder.window_frames  # feature frames a step sees

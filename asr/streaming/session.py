@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from asr.audio import Pcm, StreamResampler
+from asr.audio import Pcm, StreamResampler, channels_of
 from asr.decoding.results import Segment
 from asr.errors import UserError
 from asr.features import NUM_MEL_BINS, SAMPLE_RATE, SUBSAMPLING, StreamingFbank
@@ -152,9 +152,13 @@ class Session:
         if self._ended:
             raise UserError("the session has finished and takes no more audio: start a new session")
         resampler = self._resampler
-        if resampler is None:
-            shape: tuple[int, ...] = getattr(pcm, "shape", ())
-            resampler = StreamResampler(rate, channels=shape[1] if len(shape) == 2 else 1, name="stream")
+        channels = channels_of(pcm, "stream")
+        if resampler is None or self._received == 0 and channels != resampler.channels:
+            resampler = StreamResampler(rate, channels=channels, name="stream")
+        elif channels != resampler.channels:
+            raise UserError(
+                f"the number of channels of a session cannot change: it was {resampler.channels}, now {channels}"
+            )
         elif rate != resampler.rate_in:
             raise UserError(
                 f"the sample rate of a session cannot change: it was {resampler.rate_in} Hz, now {rate} Hz"

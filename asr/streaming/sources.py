@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from asr.audio import StreamResampler, audio_blocks, load_audio
+from asr.audio import StreamResampler, audio_blocks, channels_of, load_audio
 from asr.errors import UserError
 from asr.features import SAMPLE_RATE
 
@@ -37,14 +37,16 @@ class Source:
         if self.duration is not None:
             return self.duration
         if not self._named():
-            return len(self.audio) / self.rate if hasattr(self.audio, "shape") else None
+            known = len(getattr(self.audio, "shape", ())) > 0 and self.rate > 0  # else reading it says what is wrong
+            return len(self.audio) / self.rate if known else None
         if str(self.audio) == "-":
             return None
         import soundfile
 
         try:
-            return max(0.0, float(soundfile.info(os.fspath(self.audio)).duration) - self.start)
-        except (OSError, RuntimeError):
+            name = os.fspath(self.audio) if os.name == "nt" else os.fsencode(self.audio)  # not all are UTF-8
+            return max(0.0, float(soundfile.info(name).duration) - self.start)
+        except (OSError, RuntimeError, ValueError):
             return None  # reading it will say what is wrong
 
     def load(self) -> np.ndarray:
@@ -71,14 +73,17 @@ class Source:
             return
         begin = round(self.start * SAMPLE_RATE)
         end = None if self.duration is None else begin + round(self.duration * SAMPLE_RATE)
-        position = 0
+        position, found = 0, False
         for block in audio_blocks(self.audio, block_seconds):
             part = block[max(0, begin - position) : None if end is None else max(0, end - position)]
             position += len(block)
             if len(part):
+                found = True
                 yield part
             if end is not None and position >= end:
-                return
+                break
+        if not found:
+            raise UserError(f"{self.name}: no audio from second {self.start:g} on in {self.audio}")
 
     def _named(self) -> bool:
         return isinstance(self.audio, (str, os.PathLike))
@@ -91,9 +96,7 @@ class Source:
 
     def _samples(self) -> np.ndarray:
         audio = self.audio() if callable(self.audio) else self.audio
-        resampler = StreamResampler(
-            self.rate, channels=audio.shape[1] if len(audio.shape) == 2 else 1, name=self.name
-        )
+        resampler = StreamResampler(self.rate, channels=channels_of(audio, self.name), name=self.name)
         return np.concatenate([resampler.accept(audio), resampler.finish()])
 
 
@@ -110,9 +113,16 @@ def as_sources(inputs: Any) -> list[Source]:
         isinstance(inputs, tuple)
         and len(inputs) == 2
         and hasattr(inputs[0], "shape")
-        and isinstance(inputs[1], int)
+        and _is_rate(inputs[1])
     )
+    if not single and not pair and not isinstance(inputs, Iterable):
+        raise UserError(f"cannot transcribe an object of type {type(inputs).__name__}")
     return [_source(item, i) for i, item in enumerate([inputs] if single or pair else list(inputs))]
+
+
+def _is_rate(value: Any) -> bool:
+    """A number of samples a second, numpy's numbers included."""
+    return isinstance(value, (int, float, np.integer, np.floating)) and float(value).is_integer()
 
 
 def _source(item: Any, index: int) -> Source:
@@ -124,7 +134,7 @@ def _source(item: Any, index: int) -> Source:
         return Source(str(getattr(item, "name", f"audio-{index}")), item)
     if hasattr(item, "shape"):
         return Source(f"audio-{index}", item)
-    if isinstance(item, tuple) and len(item) == 2 and hasattr(item[0], "shape"):
+    if isinstance(item, tuple) and len(item) == 2 and hasattr(item[0], "shape") and _is_rate(item[1]):
         return Source(f"audio-{index}", item[0], rate=int(item[1]))
     raise UserError(
         f"cannot transcribe an object of type {type(item).__name__}: give a path, an array or (array, rate)"

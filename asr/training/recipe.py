@@ -205,8 +205,10 @@ def check_recipe(recipe: Recipe) -> None:
         if _get(recipe, key) < 1:
             raise UserError(f"{key} is {_get(recipe, key)}: it must be at least 1.")
     for key in (
+        "seed",
         "trainer.max_minutes",
         "optim.warmup_steps",
+        "optim.final_lr",
         "optim.weight_decay",
         "optim.clip",
         "trainer.threads",
@@ -217,6 +219,10 @@ def check_recipe(recipe: Recipe) -> None:
         raise UserError(f"optim.lr is {optim.lr}: it must be positive.")
     if len(optim.betas) != 2 or not all(0.0 <= beta < 1.0 for beta in optim.betas):
         raise UserError(f"optim.betas is {optim.betas}: it must be two numbers in [0, 1).")
+    if optim.eps <= 0:
+        raise UserError(f"optim.eps is {optim.eps}: it must be positive.")
+    if not 0.0 <= trainer.average.decay <= 1.0:
+        raise UserError(f"trainer.average.decay is {trainer.average.decay}: it must be in [0, 1].")
     if optim.decay_by == "time" and not trainer.max_minutes:
         raise UserError("optim.decay_by is time, but trainer.max_minutes sets no time: give both or neither.")
     if trainer.checkpoint_every_steps <= 0 and trainer.checkpoint_every_minutes <= 0:

@@ -220,7 +220,7 @@ class TransducerTask(L.LightningModule):
             batch.texts, greedy_search(self.model, encoder_out, lengths), strict=True
         ):
             self._dev_texts.append((text, self.tokenizer.decode(hypothesis.tokens)))
-        fits = (batch.token_lengths <= lengths).nonzero().squeeze(1)
+        fits = ((batch.token_lengths <= lengths) & (lengths > 0)).nonzero().squeeze(1)
         if fits.numel():
             tokens, token_lengths = batch.tokens[fits], batch.token_lengths[fits]
             parts = (encoder_out[fits], lengths[fits], self.model.predict(tokens), tokens, token_lengths)

@@ -102,6 +102,12 @@ def test_bad_manifest_line_is_named(tmp_path: Path, line: str, message: str) -> 
     assert "\n" not in str(caught.value)
 
 
+def test_manifest_that_is_not_text(tmp_path: Path) -> None:
+    (tmp_path / "manifest.jsonl").write_bytes(b'{"audio": "a.wav", "text": "caf\xe9"}\n')
+    with pytest.raises(UserError, match="manifest.jsonl, line 1: not UTF-8"):
+        load_cuts(tmp_path)
+
+
 def test_nothing_there_is_said(corpus: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="does not exist"):
         load_cuts(tmp_path / "nowhere")
@@ -177,6 +183,12 @@ def test_cut_files_with_parts_of_recordings(corpus: Path, tmp_path: Path) -> Non
     (tmp_path / "all.jsonl").write_text((tmp_path / "all.jsonl").read_text().replace("u7.wav", "u700.wav"))
     with pytest.raises(UserError, match="u700.wav of cut u7 does not exist"):
         load_cuts(tmp_path / "all.jsonl")
+    (tmp_path / "rel").mkdir()
+    text = (tmp_path / "part.jsonl").read_text()
+    source = Path(part.recording.sources[0].source)
+    (tmp_path / "rel" / source.name).write_bytes(source.read_bytes())
+    (tmp_path / "rel" / "cuts.jsonl").write_text(text.replace(str(source), source.name))  # relative to the file
+    assert np.array_equal(read_cut(load_cuts(tmp_path / "rel" / "cuts.jsonl")[0]), read_cut(read))
     (tmp_path / "bad.jsonl.gz").write_bytes(io.BytesIO(b"nonsense").read())
     with pytest.raises(UserError, match="not a lhotse cut file"):
         load_cuts(tmp_path / "bad.jsonl.gz")

@@ -216,6 +216,7 @@ def test_damaged_files(saved, tmp_path, tokens):
     fails(damaged("tokens.model", b"abc"), "not a SentencePiece model")
     fails(damaged("config.yaml", b"a: [1"), "is not valid YAML")
     fails(damaged("tokens.txt", b"<blk> 0\n"), "does not list the pieces of tokens.model")
+    fails(damaged("tokens.txt", b"\xff\xfe"), "does not list the pieces of tokens.model")
     other = Tokenizer.train(["one two"], 6, "word")
     copy = damaged("tokens.model", other.model)
     (copy / "tokens.txt").write_text(other.table(), encoding="utf-8")

@@ -66,3 +66,19 @@ def test_report_aligns_every_utterance(tmp_path):
     assert "1  (inserted) -> " in text and "1  cat -> " in text
     with pytest.raises(UserError, match="cannot write"):
         write_report(tmp_path / "nowhere" / "x.txt", result)
+
+
+def test_a_report_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
+    result = score(["one two"], ["one"])
+    write_report(tmp_path / "report.txt", result)
+    old = (tmp_path / "report.txt").read_text()
+
+    def half(self, text, **options):
+        with open(self, "w") as file:
+            file.write(text[:10])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(type(tmp_path), "write_text", half)
+    with pytest.raises(UserError, match="No space left"):
+        write_report(tmp_path / "report.txt", result)
+    assert (tmp_path / "report.txt").read_text() == old and len(list(tmp_path.iterdir())) == 1

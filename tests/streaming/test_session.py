@@ -173,8 +173,10 @@ def test_refusals():
     session.accept(AUDIO[:1000], 8000)
     with pytest.raises(UserError, match="rate"):
         session.accept(AUDIO[:1000], 16000)
-    with pytest.raises(UserError, match="shape"):
+    with pytest.raises(UserError, match="channels of a session cannot change: it was 1, now 2"):
         session.accept(np.zeros((10, 2), np.float32), 8000)
+    with pytest.raises(UserError, match="shape"):
+        session.accept(np.zeros((1, 1000), np.float32), 8000)  # torchaudio's (channels, samples)
     with pytest.raises(UserError, match="type"):
         session.accept(np.zeros(10, np.complex64), 8000)
     session.finish()
@@ -256,3 +258,32 @@ def test_resetting_the_predictor_is_the_same_in_files_and_sessions():
     assert times(stream(recognizer, AUDIO, [555], endpoint=endpoint)[0]) == times(offline[0].words)
     plain = recognizer.transcribe(AUDIO, endpoint=EndpointConfig(0.2, 1.0))[0]
     assert times(plain.words) != times(offline[0].words)  # the option does something
+
+
+def test_channels_are_those_of_the_first_audio():
+    recognizer = toy_recognizer()
+    stereo = np.stack([AUDIO, AUDIO], 1)
+    session = recognizer.session()
+    assert session.accept(np.zeros(0, np.float32)) == []  # says nothing about channels
+    session.accept(stereo[:1600])
+    with pytest.raises(UserError, match="it was 2, now 1"):
+        session.accept(AUDIO[1600:3200])  # not taken for interleaved samples
+    assert recognizer.transcribe(torch.from_numpy(AUDIO).bfloat16())[0].words
+
+
+def test_what_cannot_be_transcribed_is_said():
+    recognizer = toy_recognizer()
+    for bad in (None, 5, [0.1, 0.2]):
+        with pytest.raises(UserError, match="cannot transcribe an object of type"):
+            recognizer.transcribe(bad)
+    for bad in ((AUDIO, 0), (AUDIO, -1)):
+        with pytest.raises(UserError, match="cannot resample"):
+            recognizer.transcribe(bad)
+    for bad in (np.float32(1.0), AUDIO[None], AUDIO[None, None]):
+        with pytest.raises(UserError, match="must be of shape"):
+            recognizer.transcribe(bad)
+    expected = recognizer.transcribe(AUDIO)
+    for rate in (16000, 16000.0, np.int64(16000)):
+        assert recognizer.transcribe((AUDIO, rate)) == expected
+    with pytest.raises(UserError, match="blank_penalty"):
+        toy_recognizer(blank_penalty=float("nan"))

@@ -37,6 +37,11 @@ def test_ill_typed_and_impossible_values_name_the_key(tmp_path: Path) -> None:
         ("trainer: {max_steps: 0}", "trainer.max_steps"),
         ("optim: {decay_by: time}", "trainer.max_minutes"),
         ("model: {base: huge}", "huge"),
+        ("optim: {lr: .nan}", "key 'optim.lr'"),
+        ("trainer: {max_minutes: .nan}", "key 'trainer.max_minutes'"),
+        ("seed: -1", "seed is -1: it must not be negative"),
+        ("trainer: {average: {decay: 2}}", "trainer.average.decay is 2.0: it must be in"),
+        ("optim: {eps: 0}", "optim.eps is 0.0: it must be positive"),
     ):
         with pytest.raises(UserError, match=words.replace(".", r"\.")):
             load_recipe(write(tmp_path, text + "\n"))
