@@ -285,14 +285,14 @@ def evaluate_command(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--format", choices=("txt", "json"), default="txt", help="of the scores")
     parser.add_argument(
-        "--report", default=None, metavar="FILE", help="write the aligned errors of every utterance"
+        "--report", default="errors.txt", metavar="FILE", help="aligned errors of every utterance; '' for none"
     )
     options = parser.parse(argv)
 
     from asr.scoring.wer import parse_map
 
     mapping = parse_map(options.map)
-    if options.report is not None and not Path(options.report).absolute().parent.is_dir():
+    if options.report and not Path(options.report).absolute().parent.is_dir():
         raise UserError(f"cannot write {options.report}: no folder {Path(options.report).parent}")
 
     import json
@@ -311,7 +311,7 @@ def evaluate_command(argv: Sequence[str]) -> int:
         map=mapping,
         batch_seconds=options.batch_seconds,
         parallel=options.parallel,
-        report=options.report,
+        report=options.report or None,
         progress=_progress if sys.stderr.isatty() else None,
     )
     for sentence in evaluation.errors:
@@ -319,7 +319,7 @@ def evaluate_command(argv: Sequence[str]) -> int:
     if options.format == "json":
         scores = evaluation.to_dict()
         scores |= {"model": options.model, "manifest": options.manifest, "split": options.split}
-        scores |= {"streaming": options.streaming}
+        scores |= {"streaming": options.streaming, "report": options.report or None}
         print(json.dumps(scores, indent=2, ensure_ascii=False))
     else:
         print(evaluation.result)
@@ -327,6 +327,8 @@ def evaluate_command(argv: Sequence[str]) -> int:
             f"{len(evaluation.result.utterances)} utterances, {evaluation.seconds:.1f} s of audio in "
             f"{evaluation.wall_seconds:.1f} s: real-time factor {evaluation.rtf:.4f}"
         )
+        if options.report:
+            print(f"aligned errors: {options.report}")
     return 2 if evaluation.errors else 0
 
 

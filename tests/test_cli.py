@@ -44,8 +44,9 @@ def place(tmp_path_factory):
 
 
 @pytest.fixture
-def run(capsys):
-    """Run a command: (status, stdout, stderr)."""
+def run(capsys, tmp_path, monkeypatch):
+    """Run a command in a folder of its own: (status, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
 
     def call(*arguments: object) -> tuple[int, str, str]:
         status = main([str(argument) for argument in arguments])
@@ -219,6 +220,10 @@ def test_evaluate(run, place, tmp_path):
         assert "id: u1" in (tmp_path / "report.txt").read_text()
     status, out, _ = run("evaluate", "--model", place / "model", "--manifest", place, "--split", "dev")
     assert status == 0 and "WER 0.00 %" in out
+    assert "aligned errors: errors.txt" in out and "id: " in Path("errors.txt").read_text()
+    Path("errors.txt").unlink()
+    run("evaluate", "--model", place / "model", "--manifest", place, "--report", "")
+    assert not Path("errors.txt").exists()
     status, out, _ = run(
         "evaluate", "--model", place / "model", "--manifest", place, "--map", "extra=", "a=b"
     )
