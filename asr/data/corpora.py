@@ -16,9 +16,10 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import soundfile
-from lhotse import CutSet, MonoCut, Recording, SupervisionSegment
+from lhotse import CutSet, MonoCut, MultiCut, Recording, SupervisionSegment
 from lhotse.audio import AudioSource
 
 from asr.data.config import CorpusConfig
@@ -169,10 +170,12 @@ def _cut(
     seconds = info.frames / info.samplerate
     source = AudioSource("file", list(range(info.channels)), str(audio))
     recording = Recording(cut_id, [source], info.samplerate, info.frames, seconds, list(range(info.channels)))
+    channel: Any = 0 if info.channels == 1 else list(range(info.channels))  # several are averaged, as when decoding
     segment = SupervisionSegment(
-        cut_id, cut_id, 0.0, seconds, 0, text, "English" if text else None, speaker, custom=custom
+        cut_id, cut_id, 0.0, seconds, channel, text, "English" if text else None, speaker, custom=custom
     )
-    return MonoCut(cut_id, 0.0, seconds, 0, supervisions=[segment], recording=recording)
+    kind: Any = MonoCut if info.channels == 1 else MultiCut
+    return kind(cut_id, 0.0, seconds, channel, supervisions=[segment], recording=recording)
 
 
 def _from_manifest(path: Path, splits: list[str], config: CorpusConfig, need_text: bool) -> list[MonoCut]:

@@ -248,6 +248,8 @@ def _check_weights(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], 
             raise UserError(f"{file} does not fit {CONFIG_FILE}: {name} has shape {shapes}")
         if value.is_floating_point() != found[name].is_floating_point():
             raise UserError(f"{file}: {name} is of type {found[name].dtype} where {value.dtype} belongs")
+        if value.is_floating_point() and not bool(torch.isfinite(found[name]).all()):
+            raise UserError(f"{file}: {name} holds NaN or infinity")
 
 
 def _some(names: list[str]) -> str:

@@ -207,6 +207,14 @@ def test_bad_samples_name_the_file(tmp_path: Path) -> None:
         read_cut(cut)
 
 
+def test_channels_of_a_manifest_recording_are_averaged(tmp_path: Path) -> None:
+    left, right = tone(0.4, 0), tone(0.4, 1)
+    soundfile.write(tmp_path / "stereo.wav", np.stack([left, right], 1), 16000, subtype="FLOAT")
+    write_manifest(tmp_path, [{"audio": "stereo.wav", "text": "a", "speaker": "s"}])
+    (cut,) = load_cuts(tmp_path)
+    np.testing.assert_allclose(read_cut(cut), (left + right) / 2, atol=1e-6)
+
+
 def test_disjoint_speakers(corpus: Path, capsys: pytest.CaptureFixture) -> None:
     train, dev = (load_cuts(CorpusConfig(str(corpus), split=split)) for split in ("train", "dev"))
     assert assert_disjoint_speakers(train, dev, names=["train", "dev"]) == [4, 1]

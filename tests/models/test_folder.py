@@ -226,6 +226,9 @@ def test_damaged_files(saved, tmp_path, tokens):
     save_file(state, copy / "model.safetensors")
     tokens.save(copy)
     fails(copy, r"joiner\.output\.bias is of type torch\.int64 where torch\.float32 belongs")
+    state["joiner.output.bias"] = torch.full_like(state["joiner.output.bias"], float("nan"), dtype=torch.float32)
+    save_file(state, copy / "model.safetensors")
+    fails(copy, r"joiner\.output\.bias holds NaN or infinity")
 
 
 def test_nothing_is_unpickled(saved, monkeypatch):
