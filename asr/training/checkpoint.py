@@ -47,7 +47,7 @@ class _Watched(io.RawIOBase):
     def __init__(self, file: Any) -> None:
         super().__init__()
         self.file = file
-        self.error: OSError | None = None
+        self.error: BaseException | None = None
 
     def writable(self) -> bool:
         return True
@@ -55,7 +55,7 @@ class _Watched(io.RawIOBase):
     def write(self, data: Any) -> int:
         try:
             return int(self.file.write(data))
-        except OSError as error:
+        except BaseException as error:  # a second Ctrl-C arrives here as well as a full disk
             self.error = error
             raise
 
@@ -82,7 +82,7 @@ def save_atomically(content: Any, path: Path) -> None:
     except (OSError, RuntimeError) as error:
         reason = watched.error if watched is not None and watched.error is not None else error
         if not isinstance(reason, OSError):
-            raise
+            raise reason from None
         full = reason.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         why = "the disk is full" if full else (reason.strerror or str(reason))
         raise UserError(
