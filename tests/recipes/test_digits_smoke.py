@@ -16,7 +16,9 @@ RECIPE = ROOT / "recipes" / "digits"
 
 def call(*command: str | Path) -> str:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, *map(str, command)], capture_output=True, text=True, env=environment, cwd=ROOT)
+    done = subprocess.run(
+        [sys.executable, *map(str, command)], capture_output=True, text=True, env=environment, cwd=ROOT
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -28,7 +30,9 @@ def test_a_short_run_learns_digits_of_a_speaker_it_has_not_heard(real_data: Path
     data, start, run = tmp_path / "data", tmp_path / "start", tmp_path / "run"
     said = call(RECIPE / "prepare.py", "--data", real_data, "--smoke", "--out", data)
     assert "no speaker is in two of these sets" in said
-    again = call(RECIPE / "prepare.py", "--data", real_data, "--smoke", "--out", data)  # finds everything made
+    again = call(
+        RECIPE / "prepare.py", "--data", real_data, "--smoke", "--out", data
+    )  # finds everything made
     assert again.splitlines()[-2].startswith("dev: ")
     smoke = RECIPE / "smoke.yaml"
     call(RECIPE / "warmup.py", smoke, "--data", data, "--output", start, "--steps", "700", "--seconds", "15",

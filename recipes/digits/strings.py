@@ -1,0 +1,116 @@
+"""Digit strings from single recorded digits: one speaker or several, random pauses, pace and vocal tract."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+
+import numpy as np
+from augment import RATE, change_speed, change_tempo
+from sources import DIGITS
+
+
+@dataclass
+class Bank:
+    """Recorded digits by speaker and word: ``words[speaker][word]`` is a list of float32 arrays at 16 kHz."""
+
+    words: dict[str, dict[str, list[np.ndarray]]] = field(
+        default_factory=lambda: defaultdict(lambda: defaultdict(list))
+    )
+
+    def add(self, speaker: str, word: str, audio: np.ndarray) -> None:
+        peak = float(np.max(np.abs(audio))) if len(audio) else 0.0
+        if peak > 1e-4:
+            self.words[speaker][word].append((audio / peak * 0.5).astype(np.float32))
+
+    def speakers(self, least_words: int = 1) -> list[str]:
+        """Speakers of at least so many different digits, sorted."""
+        return sorted(s for s, table in self.words.items() if len(table) >= least_words)
+
+    def count(self) -> int:
+        return sum(len(takes) for table in self.words.values() for takes in table.values())
+
+    def draw(self, rng: np.random.Generator, speaker: str | None, word: str) -> np.ndarray:
+        """One take of ``word``: by ``speaker`` if that one has any, else by anybody who does."""
+        if speaker is None or not self.words[speaker].get(word):
+            having = [s for s in sorted(self.words) if self.words[s].get(word)]
+            speaker = having[int(rng.integers(len(having)))]
+        takes = self.words[speaker][word]
+        return takes[int(rng.integers(len(takes)))]
+
+
+def trim(audio: np.ndarray, floor_db: float = -32.0, keep_s: float = 0.02) -> np.ndarray:
+    """Cuts quiet ends: what lies ``floor_db`` under the loudest 10 ms, but for ``keep_s`` seconds."""
+    frames = audio[: len(audio) // 160 * 160].reshape(-1, 160)
+    if len(frames) < 5:
+        return audio
+    level = 10 * np.log10(np.mean(frames**2, axis=1) + 1e-9)
+    loud = np.flatnonzero(level > level.max() + floor_db)
+    keep = int(keep_s * RATE)
+    return audio[max(0, int(loud[0]) * 160 - keep) : min(len(audio), (int(loud[-1]) + 1) * 160 + keep)]
+
+
+def join(
+    pieces: list[np.ndarray], gaps: list[float], fade_s: float = 0.008
+) -> tuple[np.ndarray, list[tuple[int, int]]]:
+    """Puts ``pieces`` one after another with ``gaps`` seconds between (negative: they overlap); short fades at the cuts.
+
+    Returns the audio and where each piece lies in it (first and last sample + 1).
+    """
+    fade = int(fade_s * RATE)
+    ramp = np.linspace(0, 1, fade, dtype=np.float32)
+    starts, at = [], 0
+    for piece, gap in zip(pieces, [*gaps, 0.0], strict=True):
+        starts.append(max(0, at))
+        at = max(0, at) + len(piece) + int(gap * RATE)
+    out = np.zeros(max(s + len(p) for s, p in zip(starts, pieces, strict=True)), np.float32)
+    for start, piece in zip(starts, pieces, strict=True):
+        piece = piece.copy()
+        if len(piece) > 2 * fade:
+            piece[:fade] *= ramp
+            piece[-fade:] *= ramp[::-1]
+        out[start : start + len(piece)] += piece
+    return out, [(start, start + len(piece)) for start, piece in zip(starts, pieces, strict=True)]
+
+
+def random_string(
+    rng: np.random.Generator, bank: Bank, lengths: tuple[int, ...], speaker: str | None, mixed: bool = False
+) -> tuple[list[str], np.ndarray, list[tuple[int, int]]]:
+    """Random digits of one speaker (``mixed``: a new one for each digit) -> words, audio float32 (S,), where each lies."""
+    count = int(rng.choice(lengths))
+    words = [DIGITS[int(k)] for k in rng.integers(0, 10, count)]
+    if (
+        count > 1 and rng.random() < 0.3
+    ):  # repeated digits are common in numbers and the hardest for a transducer
+        k = int(rng.integers(1, count))
+        words[k] = words[k - 1]
+    tract = float(rng.uniform(0.85, 1.2))  # the whole string: pitch and formants
+    pace = float(rng.uniform(0.85, 1.35)) if rng.random() < 0.5 else 1.0
+    close = rng.random() < 0.5  # run together, or word by word
+    pieces = []
+    for word in words:
+        take = bank.draw(rng, None if mixed else speaker, word)
+        if count > 1 or rng.random() < 0.5:
+            take = trim(take)
+        take = change_tempo(change_speed(take, tract), pace * float(rng.uniform(0.92, 1.08)))
+        pieces.append(take * np.float32(10 ** (rng.uniform(-4, 4) / 20)))
+    gaps = []
+    for k in range(1, count):
+        boundary = rng.random() < 0.25 or (count == 10 and k in (3, 6))
+        if boundary:
+            gaps.append(float(rng.uniform(0.1, 0.7)))
+        else:
+            gaps.append(float(rng.uniform(-0.05, 0.06) if close else rng.uniform(0.0, 0.35)))
+    return words, *join(pieces, gaps)
+
+
+def surround(rng: np.random.Generator, audio: np.ndarray, tight: float = 0.3) -> tuple[np.ndarray, int]:
+    """Silence before and after (0.05 to 0.9 s); with probability ``tight`` nearly none -> audio, samples put before."""
+    if rng.random() < tight:
+        before, after = rng.uniform(0, 0.03, 2)
+    else:
+        before, after = rng.uniform(0.05, 0.9), rng.uniform(0.05, 0.6)
+    start = int(before * RATE)
+    return np.concatenate(
+        [np.zeros(start, np.float32), audio, np.zeros(int(after * RATE), np.float32)]
+    ), start
