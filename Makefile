@@ -11,7 +11,7 @@ FILE ?= recipes/digits/demo/phone_number.flac
 BENCH ?= *
 JOBS ?= 2
 PIP_ARGS ?=
-# -qq: only errors; indices of the machine that pip does not like are not our news
+# -qq: errors only
 INSTALL = $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt $(PIP_ARGS)
 
 .PHONY: demo test lint bench clean
@@ -21,9 +21,7 @@ demo: $(VENV)/.base
 	$(BIN)/asr transcribe --streaming --model $(MODEL) $(FILE)
 
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --ignore tests/training
-	@# apart: these tests fork, which torch forbids once a test before them has used autograd's threads
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/training
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

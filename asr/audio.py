@@ -29,6 +29,8 @@ Pcm = Any  # bytes, numpy array, torch tensor, list: what pcm_to_float takes
 
 LARGEST_SAMPLE = 1e9  # full scale is 1; the power spectrum of far larger numbers overflows single precision
 _UNSIZED = (0, 0xFFFFFFFF)  # what programs write into a WAV header when they stream: the length is not known
+# how files store samples that do not depend on those before them
+_EXACT_SEEK = ("PCM_S8", "PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW")
 
 
 def check_finite(x: np.ndarray, name: str, first: int = 0, rate: int = SAMPLE_RATE) -> None:
@@ -56,7 +58,9 @@ def channels_of(pcm: Any, name: str = "audio") -> int:
     if shape is None or len(shape) == 1:
         return 1
     if len(shape) != 2:
-        raise UserError(f"{name}: samples must be of shape (samples,) or (samples, channels), not {tuple(shape)}")
+        raise UserError(
+            f"{name}: samples must be of shape (samples,) or (samples, channels), not {tuple(shape)}"
+        )
     if 0 < shape[0] < shape[1] and shape[1] > MOST_CHANNELS:
         raise UserError(
             f"{name}: samples must be of shape (samples, channels), not {tuple(shape)}: transpose them"
@@ -188,7 +192,7 @@ def load_audio(source: Source) -> np.ndarray:
     return np.concatenate([np.zeros(0, dtype=np.float32), *audio_blocks(source, block_seconds=30.0)])
 
 
-def audio_blocks(source: Source, block_seconds: float = 1.0) -> Iterator[np.ndarray]:
+def audio_blocks(source: Source, block_seconds: float = 1.0, first: int = 0) -> Iterator[np.ndarray]:
     """The samples of ``load_audio`` in blocks of about ``block_seconds`` s, read as they are needed: memory
     is constant.
 
@@ -196,6 +200,8 @@ def audio_blocks(source: Source, block_seconds: float = 1.0) -> Iterator[np.ndar
         source: a path, an open binary file, or "-" for standard input: WAV, or raw 16-bit little-endian mono
             PCM at 16 kHz.
         block_seconds: length of a block read, in seconds.
+        first: samples (at 16 kHz) left out at the start. A 16 kHz file of an uncompressed or lossless format is not
+            read up to there; any other is, as its samples depend on those before them.
 
     Raises:
         UserError: as ``load_audio``, as soon as the fault is reached.
@@ -203,18 +209,20 @@ def audio_blocks(source: Source, block_seconds: float = 1.0) -> Iterator[np.ndar
     if isinstance(source, str) and source == "-":
         blocks = _pipe_blocks(sys.stdin.buffer, "standard input", block_seconds)
     else:
-        blocks = _file_blocks(source, block_seconds)
-    name, rate, channels = next(blocks)
+        blocks = _file_blocks(source, block_seconds, first)
+    name, rate, channels, skipped = next(blocks)
+    left = first - skipped
     resampler = StreamResampler(rate, SAMPLE_RATE, channels, name=name)
     for block in blocks:
         y = resampler.accept(block)
-        if len(y):
-            yield y
-    if resampler.received == 0:
+        if len(y) > left:
+            yield y[left:]
+        left = max(0, left - len(y))
+    if resampler.received == 0 and skipped == 0:
         raise UserError(f"{name}: no audio in it")
     y = resampler.finish()
-    if len(y):
-        yield y
+    if len(y) > left:
+        yield y[left:]
 
 
 class _Sequential(soundfile.SoundFile):
@@ -228,8 +236,8 @@ class _Sequential(soundfile.SoundFile):
         return False
 
 
-def _file_blocks(source: Source, block_seconds: float) -> Iterator[Any]:
-    """First (name, rate, channels), then (S, C) float32 blocks."""
+def _file_blocks(source: Source, block_seconds: float, first: int = 0) -> Iterator[Any]:
+    """First (name, rate, channels, samples skipped: 0 or ``first``), then (S, C) float32 blocks."""
     if isinstance(source, (str, os.PathLike)):
         name = str(source)
         path = Path(source)
@@ -244,7 +252,10 @@ def _file_blocks(source: Source, block_seconds: float) -> Iterator[Any]:
         name = str(getattr(source, "name", "audio"))
     try:
         with _Sequential(source) as file:
-            yield name, file.samplerate, file.channels
+            skip = first if file.samplerate == SAMPLE_RATE and file.subtype in _EXACT_SEEK else 0
+            if skip:
+                file.seek(min(skip, len(file)))
+            yield name, file.samplerate, file.channels, skip
             size = max(1, round(block_seconds * file.samplerate))
             while True:
                 block = file.read(size, dtype="float32", always_2d=True)
@@ -257,7 +268,7 @@ def _file_blocks(source: Source, block_seconds: float) -> Iterator[Any]:
 
 
 def _pipe_blocks(pipe: BinaryIO, name: str, block_seconds: float) -> Iterator[Any]:
-    """First (name, rate, channels), then blocks of a stream that cannot seek: WAV or raw 16 kHz mono PCM."""
+    """First (name, rate, channels, 0), then blocks of a stream that cannot seek: WAV or raw 16 kHz mono PCM."""
     start = _read(pipe, 12)
     if start[:4] == b"RIFF" and start[8:] == b"WAVE":
         tag, channels, rate, width, left = _wav_header(pipe, name)
@@ -267,7 +278,7 @@ def _pipe_blocks(pipe: BinaryIO, name: str, block_seconds: float) -> Iterator[An
         )
     else:
         tag, channels, rate, width, left = 1, 1, SAMPLE_RATE, 2, None
-    yield name, rate, channels
+    yield name, rate, channels, 0
     if left is None:
         pipe = _Chained(start, pipe)  # type: ignore[assignment]
     elif left in _UNSIZED:

@@ -148,7 +148,7 @@ def transcribe_command(argv: Sequence[str]) -> int:
     parser = Parser(
         prog="asr transcribe", description="Recognise recordings; '-' reads WAV or 16 kHz PCM from stdin."
     )
-    parser.add_argument("files", nargs="+", metavar="FILES", help="audio files, or - for standard input")
+    parser.add_argument("files", nargs="+", metavar="FILES", help="audio files, or - for standard input: WAV, anything else is taken for raw PCM")
     _model_options(parser)
     _decoding_options(parser)
     parser.add_argument("--format", choices=FORMATS, default="txt", help="of the output")

@@ -16,7 +16,7 @@ import dataclasses
 import hashlib
 import json
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -92,6 +92,11 @@ def feature_hash(config: FeatureConfig) -> str:
 def num_frames(samples: int) -> int:
     """Feature frames (10 ms) of a whole stream of ``samples`` samples."""
     return (samples + FRAME_SHIFT // 2) // FRAME_SHIFT
+
+
+def encoder_frames(frames: Any) -> Any:
+    """Encoder frames (40 ms) of feature frames (10 ms), a number or a tensor of integers: ceil(frames / 4)."""
+    return -(-frames // SUBSAMPLING)
 
 
 def povey_window() -> Tensor:

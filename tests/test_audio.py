@@ -52,6 +52,31 @@ def test_formats_rates_channels(tmp_path, name, rate, channels, tolerance):
         assert np.array_equal(load_audio(file), y)
 
 
+@pytest.mark.parametrize(
+    "name, rate", [("a.wav", 16000), ("a.flac", 16000), ("a.wav", 8000), ("a.opus", 16000)]
+)
+def test_blocks_from_a_place_are_the_rest_of_the_whole(tmp_path, name, rate):
+    path = tmp_path / name
+    kind = {"format": "OGG", "subtype": "OPUS"} if name.endswith("opus") else {}
+    soundfile.write(path, np.random.default_rng(0).uniform(-0.5, 0.5, rate), rate, **kind)
+    whole = load_audio(path)
+    for first in (0, 1, 7000, len(whole) - 1):
+        assert np.array_equal(np.concatenate(list(audio_blocks(path, 0.037, first))), whole[first:])
+    assert list(audio_blocks(path, 0.1, len(whole) + 5)) == []
+
+
+def test_a_part_of_a_long_file_is_not_decoded_from_its_start(tmp_path, monkeypatch):
+    path = tmp_path / "long.flac"
+    soundfile.write(path, tone(16000, 60.0), 16000)
+    read = []
+    original = soundfile.SoundFile.read
+    monkeypatch.setattr(
+        soundfile.SoundFile, "read", lambda self, *a, **k: read.append(a) or original(self, *a, **k)
+    )
+    next(audio_blocks(path, 1.0, first=50 * 16000))
+    assert len(read) == 1
+
+
 def test_subtypes_and_levels(tmp_path):
     for subtype in ("PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW"):
         path = tmp_path / f"{subtype}.wav"

@@ -387,3 +387,39 @@ def test_help_and_errors_import_nothing_heavy():
         [sys.executable, "-c", code], capture_output=True, cwd=Path(asr.__file__).parent.parent
     )
     assert result.returncode == 0
+
+
+@pytest.mark.parametrize("device", ["meta", "nonsense", "cuda:99"])
+def test_devices_that_are_not_there(device):
+    with pytest.raises(UserError, match="device"):
+        asr.load("digits", device=device)
+
+
+def test_a_model_that_is_no_name():
+    with pytest.raises(UserError, match="not a NoneType"):
+        asr.load(None)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no pseudo-terminals")
+def test_a_terminal_shows_words_as_they_come():
+    import pty
+
+    demo = str(Path(__file__).parents[1] / "recipes" / "digits" / "demo" / "phone_number.flac")
+    command = [sys.executable, "-m", "asr.cli", "transcribe", "--streaming", "--model", "digits", demo]
+    plain = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    parent, child = pty.openpty()
+    process = subprocess.Popen(command, stdout=child, stderr=subprocess.DEVNULL)
+    os.close(child)
+    shown = b""
+    try:
+        while piece := os.read(parent, 65536):
+            shown += piece
+    except OSError:  # the other end is closed: Linux's way to say end of file
+        pass
+    os.close(parent)
+    assert process.wait(60) == 0
+    states = [text for text in shown.decode().replace("\r\n", "\n").split("\r\033[K") if text]
+    finals = [text.strip() for text in states if text.endswith("\n")]  # one a segment
+    assert plain and " ".join(finals) == plain
+    partials = [text for text in states if not text.endswith("\n")]  # rewritten in place
+    assert len(set(partials)) >= 4 and all(any(final.startswith(p.strip()) for final in finals) for p in partials[:2])

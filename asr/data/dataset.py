@@ -14,7 +14,7 @@ from asr.data.audio_cache import AudioCache
 from asr.data.augment import Augmenter
 from asr.data.plan import Item, item_rng
 from asr.errors import UserError
-from asr.features import SAMPLE_RATE, SUBSAMPLING, Fbank
+from asr.features import SAMPLE_RATE, Fbank
 
 if TYPE_CHECKING:
     from lhotse.cut import Cut
@@ -61,11 +61,6 @@ def too_long_for_audio(tokens: int | torch.Tensor, frames: int | torch.Tensor) -
     ints and, elementwise, on tensors (B,).
     """
     return tokens > frames
-
-
-def encoder_frames(seconds: float) -> int:
-    """Encoder frames (40 ms) of that much audio: ceil(feature frames / 4)."""
-    return -(-int(seconds * 100 + 0.5) // SUBSAMPLING)
 
 
 def cut_text(cut: Cut) -> str:

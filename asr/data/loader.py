@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -27,13 +28,12 @@ from asr.data.dataset import (
     PlannedBatch,
     SpeechDataset,
     cut_text,
-    encoder_frames,
     too_long_for_audio,
 )
 from asr.data.plan import Corpus, Item, plan_epoch, plan_in_order
 from asr.data.statistics import FeatureStatistics, feature_statistics
 from asr.errors import UserError
-from asr.features import Fbank, FeatureConfig
+from asr.features import SAMPLE_RATE, Fbank, FeatureConfig, encoder_frames, num_frames
 
 if TYPE_CHECKING:
     from lhotse import CutSet
@@ -106,7 +106,7 @@ class Loader:
             batch_size=None,
             num_workers=workers,
             collate_fn=_identity,
-            worker_init_fn=_one_thread,
+            worker_init_fn=_start_worker,
             persistent_workers=workers > 0,
             prefetch_factor=prefetch if workers else None,
             multiprocessing_context="fork" if fork else None,
@@ -360,7 +360,7 @@ def _usable(cut: Cut, config: DataConfig, tokenizer: Tokenizer, dropped: Dropped
                 log.warning("%s: %s", cut.id, error)
             dropped.unwritable.append(cut.id)
             return False
-        if not too_long_for_audio(tokens, encoder_frames(cut.duration / fastest)):
+        if not too_long_for_audio(tokens, encoder_frames(num_frames(round(cut.duration / fastest * SAMPLE_RATE)))):
             return True
         dropped.more_tokens_than_frames.append(cut.id)
     return False
@@ -370,5 +370,9 @@ def _identity(batch: Any) -> Any:
     return batch
 
 
-def _one_thread(worker: int) -> None:
+def _start_worker(worker: int) -> None:
     torch.set_num_threads(1)
+    # A stop meant for the run reaches its whole process group (Ctrl-C, batch systems). Whether to stop is the main
+    # process's decision: it still needs this worker for the checkpoint's step, and workers end with their parent.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)

@@ -23,6 +23,8 @@ def resolve(name_or_folder: str | os.PathLike[str]) -> Path:
     Raises:
         UserError: neither; the nearest name is suggested.
     """
+    if not isinstance(name_or_folder, (str, os.PathLike)):
+        raise UserError(f"a model is a name or a folder, not a {type(name_or_folder).__name__}")
     text = os.fspath(name_or_folder)
     folder = Path(text)
     if (folder / CONFIG).is_file():

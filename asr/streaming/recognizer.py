@@ -408,7 +408,11 @@ class _Running:
 def _check_device(device: str) -> None:
     try:
         kind = torch.device(device).type
-    except RuntimeError:
-        raise UserError(f"unknown device {device!r}: use cpu or cuda") from None
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise UserError("device cuda: torch sees no GPU")
+        if kind != "meta":
+            torch.empty(1, device=device)
+            return
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError):  # AssertionError: built without CUDA
+        kind = str(device).split(":")[0]
+        if kind == "cuda":
+            raise UserError(f"device {device}: torch sees no such GPU") from None
+    raise UserError(f"unknown device {device!r}: use cpu or cuda")

@@ -37,7 +37,9 @@ class Source:
         if self.duration is not None:
             return self.duration
         if not self._named():
-            known = len(getattr(self.audio, "shape", ())) > 0 and self.rate > 0  # else reading it says what is wrong
+            known = (
+                len(getattr(self.audio, "shape", ())) > 0 and self.rate > 0
+            )  # else reading it says what is wrong
             return len(self.audio) / self.rate if known else None
         if str(self.audio) == "-":
             return None
@@ -72,16 +74,17 @@ class Source:
             yield from audio_blocks(self.audio, block_seconds)
             return
         begin = round(self.start * SAMPLE_RATE)
-        end = None if self.duration is None else begin + round(self.duration * SAMPLE_RATE)
-        position, found = 0, False
-        for block in audio_blocks(self.audio, block_seconds):
-            part = block[max(0, begin - position) : None if end is None else max(0, end - position)]
-            position += len(block)
+        left = None if self.duration is None else round(self.duration * SAMPLE_RATE)
+        found = False
+        for block in audio_blocks(self.audio, block_seconds, first=begin):
+            part = block[:left]
             if len(part):
                 found = True
                 yield part
-            if end is not None and position >= end:
-                break
+            if left is not None:
+                left -= len(part)
+                if left <= 0:
+                    break
         if not found:
             raise UserError(f"{self.name}: no audio from second {self.start:g} on in {self.audio}")
 
@@ -110,10 +113,7 @@ def as_sources(inputs: Any) -> list[Source]:
         isinstance(inputs, (str, os.PathLike, Source)) or hasattr(inputs, "shape") or hasattr(inputs, "read")
     )
     pair = (
-        isinstance(inputs, tuple)
-        and len(inputs) == 2
-        and hasattr(inputs[0], "shape")
-        and _is_rate(inputs[1])
+        isinstance(inputs, tuple) and len(inputs) == 2 and hasattr(inputs[0], "shape") and _is_rate(inputs[1])
     )
     if not single and not pair and not isinstance(inputs, Iterable):
         raise UserError(f"cannot transcribe an object of type {type(inputs).__name__}")

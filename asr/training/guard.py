@@ -10,20 +10,13 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from asr.data.dataset import Batch
 from asr.errors import UserError
-from asr.features import SUBSAMPLING
+from asr.features import encoder_frames
 
 log = logging.getLogger("asr.training")
 
 NAMED = 20  # events of a kind that are printed; all of them are in skipped.jsonl
-
-
-def encoder_frames(feature_lengths: torch.Tensor) -> torch.Tensor:
-    """Encoder frames of 40 ms of (B,) feature frames of 10 ms: ceil(T / 4)."""
-    return (feature_lengths + SUBSAMPLING - 1) // SUBSAMPLING
 
 
 def drop_impossible(batch: Batch) -> tuple[Batch, list[str]]:

@@ -1,18 +1,17 @@
-"""Running parts of training in tests: fixed batches, forked processes."""
+"""Running parts of training in tests: fixed batches, other processes."""
 
 from __future__ import annotations
 
-import multiprocessing
-import os
+import subprocess
 import sys
-import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
 
+from asr.config import dump_yaml
 from asr.data.dataset import Batch
 from asr.tokens import Tokenizer
 from asr.training.control import Control, seed_everything
@@ -124,26 +123,21 @@ def train_on(recipe: Recipe, batches: list[Batch]) -> tuple[TransducerTask, dict
     return task, torch.load(record.path, weights_only=True)
 
 
-def in_child(function: Callable[[], int], stderr: Path | None = None) -> multiprocessing.process.BaseProcess:
-    """Starts `function` in a forked process whose exit code is what it returns; its stderr goes to a file."""
+def start_child(recipe: Recipe, file: Path, kill_at: int = 0, group: bool = False) -> subprocess.Popen[str]:
+    """Trains a recipe (written to ``file``) in a fresh interpreter; stderr is piped.
 
-    def run() -> None:
-        if stderr is not None:
-            descriptor = os.open(stderr, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-            os.dup2(descriptor, 2)
-            sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
-        code = 99
-        try:
-            code = function()
-        except BaseException:
-            traceback.print_exc(file=sys.__stderr__)
-        finally:
-            sys.stderr.flush()
-            os._exit(code)
-
-    process = multiprocessing.get_context("fork").Process(target=run)
-    process.start()
-    return process
+    Args:
+        kill_at: the child kills itself with SIGKILL after that step; 0 = never.
+        group: the child leads a process group of its own, so that a test can signal it and its workers at once.
+    """
+    dump_yaml(recipe, file)
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.training.child", str(file), str(kill_at)],
+        cwd=Path(__file__).parents[2],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=group,
+    )
 
 
 def differing(a: Any, b: Any, path: str = "") -> Iterator[str]:

@@ -13,14 +13,13 @@ from typing import Any
 
 import pytest
 
-from asr.config import dump_yaml
 from asr.errors import UserError
 from asr.training import checkpoint as checkpoint_module
-from asr.training.checkpoint import Checkpoints, read_checkpoint, step_checkpoints
+from asr.training.checkpoint import read_checkpoint, step_checkpoints
 from asr.training.command import train_command
 from asr.training.fit import fit
 from asr.training.recipe import Recipe
-from tests.training.helpers import differing, in_child
+from tests.training.helpers import differing, start_child
 
 RecipeMaker = Callable[..., Recipe]
 
@@ -54,18 +53,6 @@ def uninterrupted() -> dict[str, Any]:
     return {}
 
 
-def kill_at(step: int) -> None:
-    """SIGKILL to this very process after that step."""
-    original = Checkpoints.on_train_batch_end
-
-    def patched(self: Checkpoints, trainer: Any, *args: Any) -> None:
-        original(self, trainer, *args)
-        if trainer.global_step == step:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    Checkpoints.on_train_batch_end = patched  # type: ignore[method-assign]
-
-
 def content(path: Path) -> dict[str, Any]:
     """What must be equal bit by bit: everything but the clock and Lightning's own counters of batches."""
     found = read_checkpoint(path)
@@ -82,21 +69,14 @@ def content(path: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_resume_is_bitwise_exact_after_a_kill_in_mid_epoch(
-    make_recipe: RecipeMaker, uninterrupted: dict[str, Any], workers: int
+    make_recipe: RecipeMaker, tmp_path: Path, uninterrupted: dict[str, Any], workers: int
 ) -> None:
     if not uninterrupted:
         uninterrupted.update(content(fit(make_recipe("whole", {**RANDOM, "data.workers": 0})).checkpoint))
-    changes = {**RANDOM, "data.workers": workers}
-
-    def killed_run() -> int:
-        kill_at(7)
-        fit(make_recipe("killed", changes))
-        return 0
-
-    process = in_child(killed_run)
-    process.join(60)
-    assert process.exitcode == -signal.SIGKILL
-    recipe = make_recipe("killed", changes)
+    recipe = make_recipe("killed", {**RANDOM, "data.workers": workers})
+    child = start_child(recipe, tmp_path / "recipe.yaml", kill_at=7)
+    told = child.communicate(timeout=120)[1]
+    assert child.returncode == -signal.SIGKILL, told
     assert [path.name for path in step_checkpoints(recipe.folder())] == ["step-00000004.ckpt"]
     position = content(step_checkpoints(recipe.folder())[0])["data"][0]
     half_written = recipe.folder() / "checkpoints" / ".step-00000008.ckpt.1234.tmp"
@@ -107,23 +87,30 @@ def test_resume_is_bitwise_exact_after_a_kill_in_mid_epoch(
     assert list(differing(content(result.checkpoint), uninterrupted)) == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("number", "group"),
+    [(signal.SIGINT, False), (signal.SIGTERM, False), (signal.SIGINT, True), (signal.SIGTERM, True)],
+)
 def test_ctrl_c_leaves_a_resumable_checkpoint(
-    make_recipe: RecipeMaker, tmp_path: Path, number: signal.Signals, capfd: pytest.CaptureFixture[str]
+    make_recipe: RecipeMaker,
+    tmp_path: Path,
+    number: signal.Signals,
+    group: bool,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
+    """``group``: the workers get the signal too, as from a terminal's Ctrl-C or a batch system's stop."""
     changes = {"trainer.max_steps": 100000, "trainer.checkpoint_every_steps": 5, "data.workers": 2}
     recipe = make_recipe("run", changes)
-    dump_yaml(recipe, tmp_path / "recipe.yaml")
-    log = tmp_path / "stderr.txt"
-    process = in_child(lambda: train_command([str(tmp_path / "recipe.yaml")]), stderr=log)
-    deadline = time.monotonic() + 60
-    while not step_checkpoints(recipe.folder()) and time.monotonic() < deadline:
+    child = start_child(recipe, tmp_path / "recipe.yaml", group=group)
+    deadline = time.monotonic() + 120
+    while not step_checkpoints(recipe.folder()) and child.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
-    assert process.pid is not None
-    os.kill(process.pid, number)
-    process.join(30)
-    text = log.read_text()
-    assert process.exitcode == 130, text
+    if group:
+        os.killpg(child.pid, number)
+    else:
+        child.send_signal(number)
+    text = child.communicate(timeout=60)[1]
+    assert child.returncode == 130, text
     newest = step_checkpoints(recipe.folder())[-1]
     assert f"{newest} is written" in text and "run the same command again" in text and "Traceback" not in text
     step = int(read_checkpoint(newest)["asr"]["step"])
