@@ -28,7 +28,8 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy
 
 bench: $(VENV)/.dev
-	@set -e; for script in benchmarks/$(BENCH).py; do echo "== $$script"; $(BIN)/python $$script; done
+	@failed=; for script in benchmarks/$(BENCH).py; do echo "== $$script"; $(BIN)/python $$script || failed="$$failed $$script"; done; \
+	  if [ -n "$$failed" ]; then echo "failed:$$failed" >&2; exit 1; fi
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -1,6 +1,6 @@
 """Audio-seconds per second the training loader delivers, with and without augmentation, cache and workers.
 
-    python benchmarks/data_loading.py --corpus FOLDER --noise FOLDER [--limit 400] [--workers 0 2] [--format json]
+    python benchmarks/data_loading.py [--corpus FOLDER] [--noise FOLDER] [--limit 400] [--workers 0 2] [--format json]
 
 ``FOLDER``s hold a manifest.jsonl. Each case runs in a process of its own, one thread a process, two epochs: the second one
 shows what the audio cache and ready-made impulse responses give. The stages of the work, on one core, come first; their
@@ -104,19 +104,31 @@ def _loader_process(*arguments) -> dict:
     return loader_case(*arguments)
 
 
+def _real_speech(name: str) -> str:
+    """A folder of $ASR_DATA or of ../shared/data beside the clone, or an empty string."""
+    for folder in (os.environ.get("ASR_DATA"), Path(__file__).resolve().parents[2] / "shared" / "data"):
+        if folder and (Path(folder) / name / "manifest.jsonl").is_file():
+            return str(Path(folder) / name)
+    return ""
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument(
-        "--corpus", required=True, help="folder with manifest.jsonl, or anything asr.data reads"
+        "--corpus",
+        default=_real_speech("librispeech"),
+        help="folder with manifest.jsonl, or anything asr.data reads; default: librispeech in $ASR_DATA or ../shared/data",
     )
     parser.add_argument("--split", default="train")
-    parser.add_argument("--noise", default="", help="folder of noise recordings")
+    parser.add_argument("--noise", default=_real_speech("noise"), help="folder of noise recordings")
     parser.add_argument("--limit", type=int, default=400, help="utterances (default: %(default)s)")
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 2])
     parser.add_argument("--format", choices=["table", "json"], default="table")
     arguments = parser.parse_args(argv)
+    if not arguments.corpus:
+        parser.error("no real speech here: give --corpus FOLDER, or set ASR_DATA")
     os.environ["OMP_NUM_THREADS"] = "1"
     corpus = CorpusConfig(arguments.corpus, split=arguments.split, limit=arguments.limit)
     try:

@@ -5,7 +5,9 @@
 The recordings (or, without a manifest, noise) are played again and again with pauses of silence between them, in
 blocks of random sizes. Resident memory is sampled every 30 s of audio; the slope is a least-squares line through the
 samples after the first tenth, in which allocators settle. The time a chunk takes early and late is compared too.
-Words and segments are counted, and their times must be in order and inside the stream.
+Words and segments are counted, and their times must be in order and inside the stream. A round is a whole number of the
+model's chunks, so from the second round on (the first begins without left context) every round must give the same words
+at the same places: one that does not has lost or invented words, and the exit status is 1.
 """
 
 from __future__ import annotations
@@ -42,8 +44,8 @@ def resident_mb() -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
-def playlist(manifest: str | None, limit: int) -> list[np.ndarray]:
-    """Recordings as int16, each followed by silence; noise without a manifest."""
+def playlist(manifest: str | None, limit: int, chunk_seconds: float) -> list[np.ndarray]:
+    """Recordings as int16, each followed by silence; noise without a manifest. Together a whole number of chunks."""
     rng = np.random.default_rng(0)
     if manifest is None:
         noise = [rng.normal(0, 0.05, RATE * 10).astype(np.float32) for _ in range(4)]
@@ -54,7 +56,24 @@ def playlist(manifest: str | None, limit: int) -> list[np.ndarray]:
         samples = Source(item.id, item.audio, start=item.start, duration=item.duration).load()
         pause = np.zeros(int(rng.uniform(0.2, 3.0) * RATE), np.float32)
         audio.append((np.clip(np.concatenate([samples, pause]), -1, 1) * 32767).astype(np.int16))
+    chunk = round(chunk_seconds * RATE)
+    # two seconds of silence end a segment: a round does not depend on how the one before it ended
+    audio.append(np.zeros(2 * RATE + -(sum(map(len, audio)) + 2 * RATE) % chunk, np.int16))
     return audio
+
+
+def same_rounds(words: list[tuple[str, float]], round_seconds: float, seconds: float) -> tuple[int, int]:
+    """Whole rounds after the first that can be compared with the second, and how many of them differ from it.
+
+    ``words``: (word, start in seconds) of the whole stream.
+    """
+    rounds: list[list[tuple[str, int]]] = [[] for _ in range(int(seconds / round_seconds))]
+    for word, start in words:
+        number = int(start / round_seconds)
+        if number < len(rounds):
+            rounds[number].append((word, round((start - number * round_seconds) * 1000)))
+    compared = rounds[2:]
+    return len(compared), sum(found != rounds[1] for found in compared)
 
 
 def blocks(recordings: list[np.ndarray], seconds: float) -> Iterator[np.ndarray]:
@@ -76,7 +95,8 @@ def blocks(recordings: list[np.ndarray], seconds: float) -> Iterator[np.ndarray]
 def soak(recognizer: Recognizer, recordings: list[np.ndarray], hours: float) -> dict[str, Any]:
     """Play ``hours`` of audio through a session and measure."""
     session = recognizer.session()
-    words = segments = 0
+    words: list[tuple[str, float]] = []
+    segments = 0
     samples: list[tuple[float, float, float]] = []  # (audio seconds, MB, wall seconds so far)
     last_end = 0.0
     ordered = True
@@ -84,7 +104,7 @@ def soak(recognizer: Recognizer, recordings: list[np.ndarray], hours: float) -> 
     for block in blocks(recordings, hours * 3600):
         for event in session.accept(block):
             if isinstance(event, Final):
-                words += len(event.words)
+                words += [(word.word, word.start) for word in event.words]
                 segments += 1
                 ordered = ordered and last_end <= event.start < event.end <= session.seconds + 0.04
                 last_end = event.end
@@ -95,17 +115,21 @@ def soak(recognizer: Recognizer, recordings: list[np.ndarray], hours: float) -> 
                 eta = wall / done * (hours * 3600 - done)
                 text = f"{done / 60:.1f} min of audio, {done / wall:.0f}x real time, {eta:.0f} s left"
                 print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
-    for final in session.finish():
-        words += len(final.words)
-        segments += 1
+    for event in session.finish():
+        if isinstance(event, Final):
+            words += [(word.word, word.start) for word in event.words]
+            segments += 1
     wall = time.perf_counter() - began
     settled = np.array(samples[len(samples) // 10 :] or [(0.0, resident_mb(), wall)])
     slope = float(np.polyfit(settled[:, 0] / 3600, settled[:, 1], 1)[0]) if len(settled) > 2 else 0.0
     speeds = np.diff(np.array(samples)[:, 2]) if len(samples) > 4 else np.array([0.0])
     tenth = max(1, len(speeds) // 10)
+    compared, differing = same_rounds(words, sum(map(len, recordings)) / RATE, session.seconds)
     return {
         "hours": round(session.seconds / 3600, 4),
-        "words": words,
+        "words": len(words),
+        "rounds_compared": compared,
+        "rounds_that_differ": differing,
         "segments": segments,
         "times_in_order": ordered,
         "rss_start_mb": round(float(settled[0, 1]), 2),
@@ -131,9 +155,11 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--format", choices=("table", "json"), default="table")
     options = parser.parse_args()
+    if not 0 < options.hours < float("inf"):
+        parser.error("--hours is a positive number")
     try:
         recognizer = asr.load(options.model, threads=options.threads)
-        recordings = playlist(options.manifest, options.limit)
+        recordings = playlist(options.manifest, options.limit, recognizer.chunk_seconds)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -142,7 +168,7 @@ def main() -> int:
         print(json.dumps(result, indent=2))
     else:
         print("".join(f"{name.replace('_', ' '):<28}{value}\n" for name, value in result.items()), end="")
-    return 0
+    return int(result["rounds_that_differ"] > 0 or not result["times_in_order"])
 
 
 if __name__ == "__main__":

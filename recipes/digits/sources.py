@@ -49,15 +49,19 @@ class Utterance:
 
 
 def read_manifest(folder: Path, split: str | None = None) -> Iterator[Utterance]:
-    """Utterances of ``folder/manifest.jsonl`` (those of one split, if given)."""
-    with open(folder / "manifest.jsonl", encoding="utf-8") as lines:
-        for line in lines:
-            if not line.strip():
-                continue
+    """Utterances of ``folder/manifest.jsonl`` (those of one split, if given).
+
+    Raises ValueError naming the file and the line that is not what it should be.
+    """
+    path = folder / "manifest.jsonl"
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
             row = json.loads(line)
             if split is not None and row.get("split") != split:
                 continue
-            yield Utterance(
+            utterance = Utterance(
                 id=row["id"],
                 audio=str((folder / row["audio"]).resolve()),
                 duration=float(row["duration"]),
@@ -67,6 +71,10 @@ def read_manifest(folder: Path, split: str | None = None) -> Iterator[Utterance]
                 corpus=folder.name,
                 gender=row.get("gender", "").lower(),
             )
+        except (UnicodeDecodeError, AttributeError, KeyError, TypeError, ValueError) as error:
+            reason = f"no {error}" if isinstance(error, KeyError) else str(error)
+            raise ValueError(f"{path}, line {number}: not a line of a manifest ({reason})") from None
+        yield utterance
 
 
 def digit_words(text: str) -> list[str] | None:

@@ -9,19 +9,46 @@ import numpy as np
 from augment import RATE, change_speed, change_tempo
 from sources import DIGITS
 
+Label = tuple[
+    str, float, float
+]  # (name, start, end) in seconds: a phone, or a word where no phones are known
+UNKNOWN = "?"  # name of a label for sound that nobody has aligned
+
+
+@dataclass(frozen=True)
+class Take:
+    """One recording of something said, float32 (S,) at 16 kHz, and what lies where in it; no labels: not known."""
+
+    audio: np.ndarray
+    labels: tuple[Label, ...] = ()
+
+    def cut(self, first: int, last: int) -> Take:
+        """Samples ``first`` to ``last``; labels keep their place in the sound."""
+        a, b = first / RATE, last / RATE
+        inside = ((n, max(s, a) - a, min(e, b) - a) for n, s, e in self.labels if e > a and s < b)
+        return Take(self.audio[first:last], tuple(inside))
+
+    def warped(self, speed: float, tempo: float) -> Take:
+        """Played ``speed`` times as fast with its pitch, then ``tempo`` times as fast without."""
+        audio = change_tempo(change_speed(self.audio, speed), tempo)
+        factor = len(audio) / max(1, len(self.audio))
+        return Take(audio, tuple((n, s * factor, e * factor) for n, s, e in self.labels))
+
 
 @dataclass
 class Bank:
-    """Recorded digits by speaker and word: ``words[speaker][word]`` is a list of float32 arrays at 16 kHz."""
+    """Recorded digits by speaker and word: ``words[speaker][word]`` is a list of takes."""
 
-    words: dict[str, dict[str, list[np.ndarray]]] = field(
+    words: dict[str, dict[str, list[Take]]] = field(
         default_factory=lambda: defaultdict(lambda: defaultdict(list))
     )
 
-    def add(self, speaker: str, word: str, audio: np.ndarray) -> None:
+    def add(self, speaker: str, word: str, audio: np.ndarray, labels: tuple[Label, ...] = ()) -> None:
+        """Keeps a recording at a peak of 0.5; without ``labels`` all of it is the word."""
         peak = float(np.max(np.abs(audio))) if len(audio) else 0.0
         if peak > 1e-4:
-            self.words[speaker][word].append((audio / peak * 0.5).astype(np.float32))
+            labels = labels or ((word, 0.0, len(audio) / RATE),)
+            self.words[speaker][word].append(Take((audio / peak * 0.5).astype(np.float32), tuple(labels)))
 
     def speakers(self, least_words: int = 1) -> list[str]:
         """Speakers of at least so many different digits, sorted."""
@@ -30,7 +57,7 @@ class Bank:
     def count(self) -> int:
         return sum(len(takes) for table in self.words.values() for takes in table.values())
 
-    def draw(self, rng: np.random.Generator, speaker: str | None, word: str) -> np.ndarray:
+    def draw(self, rng: np.random.Generator, speaker: str | None, word: str) -> Take:
         """One take of ``word``: by ``speaker`` if that one has any, else by anybody who does."""
         if speaker is None or not self.words[speaker].get(word):
             having = [s for s in sorted(self.words) if self.words[s].get(word)]
@@ -39,15 +66,16 @@ class Bank:
         return takes[int(rng.integers(len(takes)))]
 
 
-def trim(audio: np.ndarray, floor_db: float = -32.0, keep_s: float = 0.02) -> np.ndarray:
+def trim(take: Take, floor_db: float = -32.0, keep_s: float = 0.02) -> Take:
     """Cuts quiet ends: what lies ``floor_db`` under the loudest 10 ms, but for ``keep_s`` seconds."""
+    audio = take.audio
     frames = audio[: len(audio) // 160 * 160].reshape(-1, 160)
     if len(frames) < 5:
-        return audio
+        return take
     level = 10 * np.log10(np.mean(frames**2, axis=1) + 1e-9)
     loud = np.flatnonzero(level > level.max() + floor_db)
     keep = int(keep_s * RATE)
-    return audio[max(0, int(loud[0]) * 160 - keep) : min(len(audio), (int(loud[-1]) + 1) * 160 + keep)]
+    return take.cut(max(0, int(loud[0]) * 160 - keep), min(len(audio), (int(loud[-1]) + 1) * 160 + keep))
 
 
 def join(
@@ -73,17 +101,26 @@ def join(
     return out, [(start, start + len(piece)) for start, piece in zip(starts, pieces, strict=True)]
 
 
+def join_takes(takes: list[Take], gaps: list[float]) -> tuple[Take, list[tuple[int, int]]]:
+    """``join`` with the labels of every take at its new place."""
+    audio, spans = join([take.audio for take in takes], gaps)
+    labels = tuple(
+        (n, s + first / RATE, e + first / RATE)
+        for take, (first, _) in zip(takes, spans, strict=True)
+        for n, s, e in take.labels
+    )
+    return Take(audio, labels), spans
+
+
 def random_string(
     rng: np.random.Generator, bank: Bank, lengths: tuple[int, ...], speaker: str | None, mixed: bool = False
-) -> tuple[list[str], np.ndarray, list[tuple[int, int]]]:
-    """Random digits of one speaker (``mixed``: a new one for each digit) -> words, audio float32 (S,), where each lies."""
+) -> tuple[list[str], Take, list[tuple[int, int]]]:
+    """Random digits of one speaker (``mixed``: a new one for each digit) -> words, the string, where each word lies."""
     count = int(rng.choice(lengths))
     words = [DIGITS[int(k)] for k in rng.integers(0, 10, count)]
-    if (
-        count > 1 and rng.random() < 0.3
-    ):  # repeated digits are common in numbers and the hardest for a transducer
-        k = int(rng.integers(1, count))
-        words[k] = words[k - 1]
+    for k in range(1, count):  # repeated digits are common in numbers and the hardest for a transducer
+        if rng.random() < 0.15:
+            words[k] = words[k - 1]
     tract = float(rng.uniform(0.85, 1.2))  # the whole string: pitch and formants
     pace = float(rng.uniform(0.85, 1.35)) if rng.random() < 0.5 else 1.0
     close = rng.random() < 0.5  # run together, or word by word
@@ -92,8 +129,8 @@ def random_string(
         take = bank.draw(rng, None if mixed else speaker, word)
         if count > 1 or rng.random() < 0.5:
             take = trim(take)
-        take = change_tempo(change_speed(take, tract), pace * float(rng.uniform(0.92, 1.08)))
-        pieces.append(take * np.float32(10 ** (rng.uniform(-4, 4) / 20)))
+        take = take.warped(tract, pace * float(rng.uniform(0.92, 1.08)))
+        pieces.append(Take(take.audio * np.float32(10 ** (rng.uniform(-4, 4) / 20)), take.labels))
     gaps = []
     for k in range(1, count):
         boundary = rng.random() < 0.25 or (count == 10 and k in (3, 6))
@@ -101,16 +138,18 @@ def random_string(
             gaps.append(float(rng.uniform(0.1, 0.7)))
         else:
             gaps.append(float(rng.uniform(-0.05, 0.06) if close else rng.uniform(0.0, 0.35)))
-    return words, *join(pieces, gaps)
+    return words, *join_takes(pieces, gaps)
 
 
-def surround(rng: np.random.Generator, audio: np.ndarray, tight: float = 0.3) -> tuple[np.ndarray, int]:
-    """Silence before and after (0.05 to 0.9 s); with probability ``tight`` nearly none -> audio, samples put before."""
+def surround(rng: np.random.Generator, take: Take, tight: float = 0.3) -> Take:
+    """Silence before and after (0.05 to 0.9 s); with probability ``tight`` nearly none, or the very edges cut off."""
     if rng.random() < tight:
-        before, after = rng.uniform(0, 0.03, 2)
+        before, after = rng.uniform(-0.02, 0.03, 2)
+        take = take.cut(int(max(0.0, -before) * RATE), len(take.audio) - int(max(0.0, -after) * RATE))
+        before, after = max(0.0, before), max(0.0, after)
     else:
         before, after = rng.uniform(0.05, 0.9), rng.uniform(0.05, 0.6)
-    start = int(before * RATE)
-    return np.concatenate(
-        [np.zeros(start, np.float32), audio, np.zeros(int(after * RATE), np.float32)]
-    ), start
+    silence = [np.zeros(int(seconds * RATE), np.float32) for seconds in (before, after)]
+    shift = len(silence[0]) / RATE
+    labels = tuple((n, s + shift, e + shift) for n, s, e in take.labels)
+    return Take(np.concatenate([silence[0], take.audio, silence[1]]), labels)

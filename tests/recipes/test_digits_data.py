@@ -1,4 +1,4 @@
-"""The digits recipe's data: spans where it says, effects that keep lengths, sets that share no speaker."""
+"""The digits recipe's data: labels where the sound is, effects that keep lengths, sets that share no speaker."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "recipes" / "digits"))
+import align
 import augment
 import mixture
+import prepare
 import sources
 import strings
 import synth
@@ -39,10 +41,11 @@ def test_join_puts_pieces_where_it_says() -> None:
 def test_the_words_of_a_string_are_what_is_heard() -> None:
     rng = np.random.default_rng(0)
     for _ in range(5):
-        words, audio, spans = strings.random_string(rng, bank(), (3,), "a")
+        words, take, spans = strings.random_string(rng, bank(), (3,), "a")
+        assert [name for name, _, _ in take.labels] == words
         tones = []
         for start, end in spans:
-            piece = audio[start:end]
+            piece = take.audio[start:end]
             spectrum = np.abs(np.fft.rfft(piece * np.hanning(len(piece))))
             tones.append(np.argmax(spectrum) * augment.RATE / len(piece))
         # one speed for the whole string: the ratios of the tones are those of the digits
@@ -82,14 +85,65 @@ def test_band_limit_removes_the_upper_band() -> None:
     assert power[4000:].sum() < 1e-3 * power[:3300].sum()
 
 
+def burst(silence: float = 0.3, sound: float = 0.2) -> strings.Take:
+    """Silence, a labelled burst of noise, silence."""
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, int(sound * augment.RATE)).astype(np.float32)
+    quiet = np.zeros(int(silence * augment.RATE), np.float32)
+    return strings.Take(np.concatenate([quiet, noise, quiet]), (("S", silence, silence + sound),))
+
+
+def where_loud(take: strings.Take) -> tuple[float, float]:
+    """First and last second of the sound in it."""
+    loud = np.flatnonzero(np.abs(take.audio) > 0.1)
+    return loud[0] / augment.RATE, loud[-1] / augment.RATE
+
+
+def test_labels_stay_on_the_sound() -> None:
+    rng = np.random.default_rng(3)
+    makers = {
+        "cut": lambda: burst().cut(1600, 12000),
+        "trim": lambda: strings.trim(burst()),
+        "speed": lambda: burst().warped(1.2, 1.0),
+        "tempo": lambda: burst().warped(1.0, 0.8),
+        "surround": lambda: strings.surround(rng, burst(), tight=0.0),
+        "second of two": lambda: strings.join_takes(
+            [strings.Take(np.zeros(4000, np.float32)), burst()], [0.1]
+        )[0],
+    }
+    for name, make in makers.items():
+        take = make()
+        [(label, start, end)] = take.labels
+        assert label == "S"
+        np.testing.assert_allclose(where_loud(take), (start, end), atol=0.015, err_msg=name)
+
+
+def test_tight_surroundings_cut_into_the_sound_at_most_20_ms() -> None:
+    rng = np.random.default_rng(0)
+    take = strings.trim(burst(), keep_s=0.0)
+    lengths = [len(strings.surround(rng, take, tight=1.0).audio) - len(take.audio) for _ in range(200)]
+    assert -0.04 * augment.RATE <= min(lengths) < -0.01 * augment.RATE and max(lengths) <= 0.06 * augment.RATE
+
+
+def material(**changes: object) -> dict:
+    empty = {name: [] for name in ("natural", "voices", "negatives", "speech", "noises")}
+    return empty | {"tight": bank(), "words": bank()} | changes
+
+
 def test_an_utterance_depends_on_its_number_only() -> None:
-    material = {"tight": bank(), "natural": [], "voices": [], "negatives": [], "noises": []}
-    first = mixture.one("tight", 3, 1, **material)
-    mixture.one("mixed", 5, 1, **material)
-    again = mixture.one("tight", 3, 1, **material)
+    first = mixture.one("tight", 3, 1, **material())
+    mixture.one("mixed", 5, 1, **material())
+    again = mixture.one("tight", 3, 1, **material())
     assert first is not None and again is not None
-    assert first.words == again.words and np.array_equal(first.audio, again.audio)
-    assert mixture.one("natural", 0, 1, **material) is None  # no material, no utterance
+    assert first.words == again.words and np.array_equal(first.take.audio, again.take.audio)
+    for kind in ("natural", "cut", "synthetic", "speech", "negative"):  # no material, no utterance
+        assert mixture.one(kind, 0, 1, **material()) is None
+
+
+def test_doubled_digits_are_common() -> None:
+    rng = np.random.default_rng(0)
+    strings_made = [strings.random_string(rng, bank(), (5,), "a")[0] for _ in range(100)]
+    doubled = sum(a == b for words in strings_made for a, b in zip(words, words[1:], strict=False))
+    assert 0.18 < doubled / 400 < 0.3  # 0.1 by chance
 
 
 def test_schedule_makes_every_kind_as_often_as_asked() -> None:
@@ -130,3 +184,69 @@ def test_real_sets_share_no_speaker(real_data: Path) -> None:
     sources.assert_disjoint({"train": train, "dev": dev, **tests})
     assert tests["fsdd_test"] == {"fsdd-theo"} and len(tests["phone_numbers"]) == 30
     assert not any(u.corpus == "phone_numbers" or "/test/" in u.audio for u in speech)
+
+
+def test_words_cut_out_of_speech(tmp_path: Path) -> None:
+    import soundfile
+
+    audio = np.random.default_rng(0).uniform(-0.3, 0.3, 32000)
+    soundfile.write(tmp_path / "a.wav", audio, 16000)
+    u = sources.Utterance("a", str(tmp_path / "a.wav"), 2.0, "ONE MAN SAID OH", "anna", "train", "c")
+    line = {
+        "words": [["one", 0.1, 0.35], ["man", 0.4, 0.6], ["said", 0.6, 1.0], ["oh", 1.5, 1.7]],
+        "phones": [["W", 0.1, 0.2], ["AH", 0.2, 0.3], ["N", 0.3, 0.35], ["OW", 1.5, 1.7]],
+    }
+    made = strings.Bank()
+    prepare.cut_digits(made, u, line)
+    assert {w: len(takes) for w, takes in made.words["anna"].items() if takes} == {"one": 1, "zero": 1}
+    [take] = made.words["anna"]["one"]
+    assert len(take.audio) == pytest.approx(0.29 * 16000, abs=2)  # 20 ms wider on both sides
+    assert [(n, round(s, 2), round(e, 2)) for n, s, e in take.labels] == [
+        ("W", 0.02, 0.12),
+        ("AH", 0.12, 0.22),
+        ("N", 0.22, 0.27),
+    ]
+
+
+def test_share_gives_vowels_more() -> None:
+    assert align.share(["S", "IH", "K", "S"], 1.0, 1.9) == [
+        ["S", 1.0, 1.2], ["IH", 1.2, 1.5], ["K", 1.5, 1.7], ["S", 1.7, 1.9],
+    ]  # fmt: skip
+
+
+def test_alignments_with_a_line_cut_off_by_a_stop(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"id": "x", "words": [], "phones": []}\n{"id": "y", "wor')
+    assert set(align.read_alignments(path)) == {"x"}
+    assert align.read_alignments(None) == {}
+
+
+def test_aligner_finds_the_words_of_real_speech(real_data: Path) -> None:
+    pytest.importorskip("pocketsphinx")
+    align._start_worker()
+    speech = [
+        u
+        for u in sources.read_training_speech(real_data)
+        if u.corpus == "speechocean762" and len(sources.digit_words(u.text) or []) >= 4
+    ][:5]
+    assert speech
+    for u in speech:
+        line = align.align(u)
+        assert [w for w, _, _ in line["words"]] == u.text.lower().split()
+        edges = [t for _, s, e in line["words"] for t in (s, e)]
+        assert edges == sorted(edges) and -0.3 < edges[0] and edges[-1] <= u.duration + 0.3
+        # the words are where the sound is
+        audio = mixture.load(u)
+        inside = np.zeros(len(audio), bool)
+        for _, s, e in line["words"]:
+            inside[max(0, int(s * 16000)) : int(e * 16000)] = True
+        assert np.mean(audio[inside] ** 2) > 20 * np.mean(audio[~inside] ** 2)
+        assert {p for p, _, _ in line["phones"]} <= set(align.PHONES)
+
+
+@pytest.mark.parametrize("line", [b'{"id": "caf\xe9"}', b"[1]", b'{"id": "x"}', b"{"])
+def test_a_bad_manifest_line_is_named(tmp_path: Path, line: bytes) -> None:
+    good = b'{"id": "a", "audio": "a.wav", "duration": 1.0}\n'
+    (tmp_path / "manifest.jsonl").write_bytes(good + line)
+    with pytest.raises(ValueError, match=r"manifest.jsonl, line 2"):
+        list(sources.read_manifest(tmp_path))

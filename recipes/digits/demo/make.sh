@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Makes the demo recording: Debian's flite (voice slt) reads a phone number. Needs: apt-get install flite sox
+# flite and its voice cmu_us_slt are Carnegie Mellon University's, BSD-like: /usr/share/doc/flite/copyright.
 set -euo pipefail
 cd "$(dirname "$0")"
 work=$(mktemp -d)
