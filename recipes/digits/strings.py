@@ -118,8 +118,11 @@ def random_string(
     """Random digits of one speaker (``mixed``: a new one for each digit) -> words, the string, where each word lies."""
     count = int(rng.choice(lengths))
     words = [DIGITS[int(k)] for k in rng.integers(0, 10, count)]
-    for k in range(1, count):  # repeated digits are common in numbers and the hardest for a transducer
-        if rng.random() < 0.15:
+    # Repeated digits are common in numbers and the hardest for a transducer: what it said last tells it, where repeats are
+    # rare, that more of the same sound is the same digit. In half of the strings they are not rare.
+    repeat = 0.1 if rng.random() < 0.5 else 0.5
+    for k in range(1, count):
+        if rng.random() < repeat:
             words[k] = words[k - 1]
     tract = float(rng.uniform(0.85, 1.2))  # the whole string: pitch and formants
     pace = float(rng.uniform(0.85, 1.35)) if rng.random() < 0.5 else 1.0

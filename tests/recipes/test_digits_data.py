@@ -143,7 +143,7 @@ def test_doubled_digits_are_common() -> None:
     rng = np.random.default_rng(0)
     strings_made = [strings.random_string(rng, bank(), (5,), "a")[0] for _ in range(100)]
     doubled = sum(a == b for words in strings_made for a, b in zip(words, words[1:], strict=False))
-    assert 0.18 < doubled / 400 < 0.3  # 0.1 by chance
+    assert 0.28 < doubled / 400 < 0.48  # 0.1 by chance
 
 
 def test_schedule_makes_every_kind_as_often_as_asked() -> None:
