@@ -31,10 +31,10 @@ LENGTHS = (1, 1, 1, 1, 1, 2, 3, 4, 4, 5, 6, 7, 8, 10, 10, 12)
 class Amounts:
     """How many utterances of each kind."""
 
-    tight: int = 2000  # strings of one FSDD speaker (cut tight, 8 kHz)
-    cut: int = 1500  # strings of one speaker, words cut out of other corpora
-    mixed: int = 2000  # a new speaker for each digit, from all of these
-    natural: int = 1500  # whole digit strings as spoken (copies through different channels)
+    tight: int = 1700  # strings of one FSDD speaker (cut tight, 8 kHz)
+    cut: int = 1300  # strings of one speaker, words cut out of other corpora
+    mixed: int = 1300  # a new speaker for each digit, from all of these
+    natural: int = 2500  # whole digit strings as spoken (copies through different channels)
     synthetic: int = 1000  # synthetic voices
     negative: int = 300  # speech without digits: empty transcript
     easy: int = 0  # short strings of FSDD digits, quiet channel: for the smoke run only

@@ -125,7 +125,7 @@ def random_string(
         if rng.random() < repeat:
             words[k] = words[k - 1]
     tract = float(rng.uniform(0.85, 1.2))  # the whole string: pitch and formants
-    pace = float(rng.uniform(0.85, 1.35)) if rng.random() < 0.5 else 1.0
+    pace = float(rng.uniform(0.75, 1.3)) if rng.random() < 0.6 else 1.0
     close = rng.random() < 0.5  # run together, or word by word
     pieces = []
     for word in words:
@@ -140,7 +140,7 @@ def random_string(
         if boundary:
             gaps.append(float(rng.uniform(0.1, 0.7)))
         else:
-            gaps.append(float(rng.uniform(-0.05, 0.06) if close else rng.uniform(0.0, 0.35)))
+            gaps.append(float(rng.uniform(-0.05, 0.06) if close else rng.uniform(0.0, 0.45)))
     return words, *join_takes(pieces, gaps)
 
 
