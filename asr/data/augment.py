@@ -145,10 +145,16 @@ class Rooms:
             generator = FastRandomRIRGenerator(
                 sr=SAMPLE_RATE, max_T60=self.max_t60, room_seed=seed, source_seed=seed + 1
             )
-            # The generator also draws from torch's global stream, which belongs to the training process.
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed)
-                response = generator()[0]
+            # The generator also draws from torch's global stream, which belongs to the training process, and adds
+            # up reflections in an order that depends on the threads: only one gives every process the same room.
+            threads = torch.get_num_threads()
+            torch.set_num_threads(1)
+            try:
+                with torch.random.fork_rng(devices=[]):
+                    torch.manual_seed(seed)
+                    response = generator()[0]
+            finally:
+                torch.set_num_threads(threads)
             finite = np.isfinite(response).all() and np.abs(response).max() > 0
             self._responses[number] = response if finite else np.ones(1, dtype=np.float32)
         return self._responses[number]
