@@ -23,7 +23,7 @@ STREAMS = {
     "cut": 7,
     "speech": 8,
 }
-SMOKE_LENGTHS = (1, 1, 2, 3, 5)
+SMOKE_LENGTHS = (1, 1, 2, 3, 4)
 LENGTHS = (1, 1, 1, 1, 1, 2, 3, 4, 4, 5, 6, 7, 8, 10, 10, 12)
 
 
@@ -93,7 +93,9 @@ def one(
         if not speakers:
             return None
         speaker = speakers[int(rng.integers(len(speakers)))]
-        said, take, _ = random_string(rng, bank, SMOKE_LENGTHS if kind == "easy" else LENGTHS, speaker)
+        said, take, _ = random_string(
+            rng, bank, SMOKE_LENGTHS if kind == "easy" else LENGTHS, speaker, easy=kind == "easy"
+        )
     elif kind == "mixed":
         if not words.words:
             return None

@@ -113,20 +113,28 @@ def join_takes(takes: list[Take], gaps: list[float]) -> tuple[Take, list[tuple[i
 
 
 def random_string(
-    rng: np.random.Generator, bank: Bank, lengths: tuple[int, ...], speaker: str | None, mixed: bool = False
+    rng: np.random.Generator,
+    bank: Bank,
+    lengths: tuple[int, ...],
+    speaker: str | None,
+    mixed: bool = False,
+    easy: bool = False,
 ) -> tuple[list[str], Take, list[tuple[int, int]]]:
-    """Random digits of one speaker (``mixed``: a new one for each digit) -> words, the string, where each word lies."""
+    """Random digits of one speaker (``mixed``: a new one for each digit) -> words, the string, where each word lies.
+
+    ``easy``: no more repeats than chance, and nobody hurries.
+    """
     count = int(rng.choice(lengths))
     words = [DIGITS[int(k)] for k in rng.integers(0, 10, count)]
     # Repeated digits are common in numbers and the hardest for a transducer: what it said last tells it, where repeats are
     # rare, that more of the same sound is the same digit. In half of the strings they are not rare.
     repeat = 0.1 if rng.random() < 0.5 else 0.5
     for k in range(1, count):
-        if rng.random() < repeat:
+        if rng.random() < repeat and not easy:
             words[k] = words[k - 1]
     tract = float(rng.uniform(0.85, 1.2))  # the whole string: pitch and formants
-    pace = float(rng.uniform(0.75, 1.3)) if rng.random() < 0.6 else 1.0
-    close = rng.random() < 0.5  # run together, or word by word
+    pace = float(rng.uniform(0.75, 1.3)) if rng.random() < 0.6 and not easy else 1.0
+    close = rng.random() < 0.5 and not easy  # run together, or word by word
     pieces = []
     for word in words:
         take = bank.draw(rng, None if mixed else speaker, word)

@@ -35,7 +35,7 @@ def test_a_short_run_learns_digits_of_a_speaker_it_has_not_heard(real_data: Path
     )  # finds everything made
     assert again.splitlines()[-2].startswith("dev: ")
     smoke = RECIPE / "smoke.yaml"
-    call(RECIPE / "warmup.py", smoke, "--data", data, "--output", start, "--steps", "700", "--seconds", "15",
+    call(RECIPE / "warmup.py", smoke, "--data", data, "--output", start, "--steps", "1200", "--seconds", "15",
          "--threads", "1", "--lr", "2e-3")  # fmt: skip
     dev = [{"path": str(data / "dev"), "speakers": ["fsdd-lucas"]}]
     call("-m", "asr.cli", "train", smoke, "--output_dir", run, "--tokens.path", data / "tokens",
