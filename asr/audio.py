@@ -25,7 +25,7 @@ from asr.features import SAMPLE_RATE
 
 Source = str | os.PathLike[str] | BinaryIO
 MOST_CHANNELS = 64  # a wider block of fewer samples is taken for (channels, samples)
-Pcm = Any  # bytes, numpy array, torch tensor, list: what pcm_to_float takes
+Pcm = Any  # bytes, numpy array, torch tensor, list, memoryview: what pcm_to_float takes
 
 LARGEST_SAMPLE = 1e9  # full scale is 1; the power spectrum of far larger numbers overflows single precision
 _UNSIZED = (0, 0xFFFFFFFF)  # what programs write into a WAV header when they stream: the length is not known
@@ -70,7 +70,7 @@ def channels_of(pcm: Any, name: str = "audio") -> int:
 
 def pcm_to_float(x: Pcm, name: str = "audio") -> np.ndarray:
     """Samples as float32 in [-1, 1], shape kept: bytes (16-bit little-endian), int16, int32, uint8, float32,
-    float64, tensors, lists.
+    float64, tensors, lists, memoryviews (of bytes, int16, float32, float64).
 
     Raises:
         UserError: another type, an odd number of bytes, NaN or infinity.
@@ -80,8 +80,23 @@ def pcm_to_float(x: Pcm, name: str = "audio") -> np.ndarray:
     return y
 
 
+def _viewed(view: memoryview, name: str) -> bytes | np.ndarray:
+    """What a memoryview holds: bytes, or samples of the type that its format names."""
+    kind = view.format.lstrip("@=<")  # one letter; the byte order before it may be left out
+    if kind in ("B", "c") and view.ndim == 1:
+        return view.tobytes()
+    if kind in ("h", "f", "d"):
+        return np.asarray(view)
+    raise UserError(
+        f"{name}: a memoryview of format {view.format!r} and {view.ndim} axes is not supported: give bytes, int16, "
+        "float32 or float64"
+    )
+
+
 def _to_float(x: Pcm, name: str) -> np.ndarray:
-    if isinstance(x, (bytes, bytearray, memoryview)):
+    if isinstance(x, memoryview):
+        x = _viewed(x, name)
+    if isinstance(x, (bytes, bytearray)):
         if len(x) % 2:
             raise UserError(f"{name}: {len(x)} bytes are not a whole number of 16-bit samples")
         x = np.frombuffer(x, dtype="<i2")
@@ -139,7 +154,9 @@ class StreamResampler:
         Raises:
             UserError: a type that is not audio, wrong channels, NaN or infinity.
         """
-        if isinstance(pcm, (bytes, bytearray, memoryview)):
+        if isinstance(pcm, memoryview):
+            pcm = _viewed(pcm, self.name)
+        if isinstance(pcm, (bytes, bytearray)):
             data = self._bytes + bytes(pcm)
             whole = len(data) - len(data) % (2 * self.channels)
             pcm, self._bytes = data[:whole], data[whole:]
@@ -207,6 +224,8 @@ def audio_blocks(source: Source, block_seconds: float = 1.0, first: int = 0) -> 
         UserError: as ``load_audio``, as soon as the fault is reached.
     """
     if isinstance(source, str) and source == "-":
+        if sys.stdin is None or getattr(sys.stdin, "closed", False):  # None: the process was started without one
+            raise UserError("standard input is closed: there is no audio to read from it")
         blocks = _pipe_blocks(sys.stdin.buffer, "standard input", block_seconds)
     else:
         blocks = _file_blocks(source, block_seconds, first)

@@ -145,6 +145,31 @@ def test_blocks_of_bytes_split_anywhere():
     assert np.array_equal(flat, whole)
 
 
+def test_a_memoryview_is_read_as_its_format_says():
+    samples = np.sin(np.arange(800) / 9.0)
+    whole = (samples * 32767).astype(np.int16)
+    for view, wanted in [
+        (memoryview(whole), pcm_to_float(whole)),
+        (memoryview(whole.tobytes()), pcm_to_float(whole)),
+        (memoryview(bytearray(whole.tobytes())), pcm_to_float(whole)),
+        (memoryview(samples.astype(np.float32)), samples.astype(np.float32)),
+        (memoryview(samples), samples.astype(np.float32)),
+        (memoryview(samples)[::2], samples[::2].astype(np.float32)),
+    ]:
+        np.testing.assert_array_equal(pcm_to_float(view), wanted)
+        np.testing.assert_array_equal(StreamResampler(16000).accept(view), wanted)
+    stereo = np.stack([samples, np.zeros(800)], axis=1)
+    np.testing.assert_array_equal(
+        StreamResampler(16000, channels=2).accept(memoryview(stereo)),
+        StreamResampler(16000, channels=2).accept(stereo),
+    )
+    for kind in (np.int8, np.uint16, np.int32, np.int64, np.float16, np.complex64, ">f4"):
+        for read in (pcm_to_float, StreamResampler(16000).accept):
+            with pytest.raises(UserError, match="memoryview of format .* is not supported") as caught:
+                read(memoryview(samples.astype(kind)))
+            assert "\n" not in str(caught.value)
+
+
 def test_bad_blocks():
     with pytest.raises(UserError, match="cannot resample from 0 Hz"):
         StreamResampler(0)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import PurePath
 from typing import Any
 
@@ -144,7 +145,7 @@ class SubtitleWriter(Writer):
                     groups.append([word])
                     length = len(word.word)
         cues = []
-        for group, following in zip(groups, [*groups[1:], None], strict=True):
+        for group, following in zip_longest(groups, groups[1:]):  # the last has none to follow
             end = max(group[-1].end, group[0].start + self.min_seconds)
             if following is not None:
                 end = min(end, following[0].start)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -43,7 +44,8 @@ def read_manifest(path: str | Path, split: str | None = None) -> list[Item]:
         split: only this split; None: all.
 
     Raises:
-        UserError: no such file, a line that is not an utterance, audio that is not there, no utterance of the split.
+        UserError: no such file, a line that is not an utterance, times that cannot be, audio that is not there or the
+            output of a command, no utterance of the split.
     """
     file = Path(path)
     if file.is_dir():
@@ -65,9 +67,9 @@ def read_manifest(path: str | Path, split: str | None = None) -> list[Item]:
 def _records(file: Path) -> Iterable[tuple[int, dict[str, Any]]]:
     try:
         with (
-            gzip.open(file, "rt", encoding="utf-8")
+            gzip.open(file, "rt", encoding="utf-8-sig")  # some editors start a file with a byte order mark
             if file.suffix == ".gz"
-            else open(file, encoding="utf-8") as lines
+            else open(file, encoding="utf-8-sig") as lines
         ):
             for number, line in enumerate(lines, 1):
                 if line.strip():
@@ -94,8 +96,14 @@ def _item(record: dict[str, Any], file: Path, number: int) -> Item:
         raise UserError(f"{where}: not an utterance ({error})") from None
     if not isinstance(text, str):
         raise UserError(f"{where}: the text is {json.dumps(text)}, not a string")
+    utterance = str(record.get("id", number))
+    if record.get("start") not in (None, 0):
+        raise UserError(
+            f"{where}: utterance {utterance} has a start, but a line of a manifest is a whole file (parts of files are "
+            "written as lhotse cuts)"
+        )
     audio = _find(str(name), file, where)
-    return Item(str(record.get("id", number)), str(text), audio, split=str(record.get("split", "")))
+    return Item(utterance, text, audio, split=str(record.get("split", "")))
 
 
 def _cut(record: dict[str, Any], file: Path, where: str) -> Item:
@@ -114,7 +122,10 @@ def _cut(record: dict[str, Any], file: Path, where: str) -> Item:
         and sources[0].get("channels") == [0]
         and record.get("channel", 0) == 0
     )
+    _check_times(record, where)
     if not plain:
+        if _runs_command(record):
+            raise UserError(f"{where}: the audio of cut {name} is the output of a command, and data files run none")
         _place_sources(record, file, where)
         return Item(
             name, text or _texts(record), _through_lhotse(record, where), 0.0, record.get("duration"), split
@@ -123,6 +134,33 @@ def _cut(record: dict[str, Any], file: Path, where: str) -> Item:
     whole = start == 0.0 and abs(duration - float(recording.get("duration", -1.0))) < 1e-3
     audio = _find(str(sources[0]["source"]), file, where)
     return Item(name, text, audio, start, None if whole else duration, split)
+
+
+def _check_times(record: dict[str, Any], where: str) -> None:
+    """UserError unless the start and the duration of a cut, and of the cuts of its tracks, are lengths of time."""
+    for key, default in (("start", 0.0), ("duration", 1.0)):
+        value = record.get(key, default)
+        try:
+            seconds = float(value)
+        except (TypeError, ValueError, OverflowError):
+            seconds = math.nan
+        if not 0 <= seconds < math.inf or key == "duration" and seconds == 0:
+            raise UserError(f"{where}: the {key} of cut {record.get('id')} is {json.dumps(value)} seconds")
+    for track in record.get("tracks") or []:
+        _check_times(track.get("cut") or {}, where)
+
+
+def _runs_command(value: Any) -> bool:
+    """Whether lhotse would run a shell command for an audio source anywhere in a cut: of its recording, of a track, of
+    a room's response. A cut file comes with the data, and whoever scores it has not agreed to its programs."""
+    if isinstance(value, list):
+        return any(_runs_command(entry) for entry in value)
+    if not isinstance(value, dict):
+        return False
+    # lhotse opens "pipe:COMMAND" as a URL
+    if "source" in value and (value.get("type") == "command" or str(value["source"]).startswith("pipe:")):
+        return True
+    return any(_runs_command(entry) for entry in value.values())
 
 
 def _place_sources(record: dict[str, Any], file: Path, where: str) -> None:
@@ -153,11 +191,15 @@ def _through_lhotse(record: dict[str, Any], where: str) -> Callable[[], Any]:
             f"{where}: this {kind} needs lhotse to be read: pip install 'emformer-asr[train]'"
         ) from None
 
+    name = record.get("id")
+
     def load() -> Any:
         try:
             return deserialize_item(record).resample(SAMPLE_RATE).load_audio().mean(axis=0)
         except Exception as error:  # lhotse raises whatever its back ends raise
-            raise UserError(f"{where}: cannot read the audio of cut {record.get('id')}: {error}") from None
+            # the first line is the sentence; a list of every decoder tried and every call on the way follow it
+            reason = (str(error).splitlines() or [type(error).__name__])[0].removesuffix(" Details:").rstrip(".")
+            raise UserError(f"{where}: cannot read the audio of cut {name}: {reason}") from None
 
     return load
 

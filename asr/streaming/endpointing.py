@@ -8,6 +8,7 @@ cuts are the same for any block size and for offline decoding.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,8 +33,8 @@ class EndpointConfig:
     def __post_init__(self) -> None:
         for name in ("trailing_silence", "max_segment"):
             value = getattr(self, name)
-            if value is not None and not value >= FRAME_SECONDS:
-                raise UserError(f"endpoint {name} must be at least {FRAME_SECONDS} seconds, not {value}")
+            if value is not None and not FRAME_SECONDS <= value < math.inf:
+                raise UserError(f"endpoint {name} must be at least {FRAME_SECONDS} seconds and finite, not {value}")
 
 
 NO_ENDPOINT = EndpointConfig(trailing_silence=None, max_segment=None)

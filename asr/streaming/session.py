@@ -70,7 +70,8 @@ class Session:
 
         Args:
             pcm: any number of samples: an array or tensor of int16, int32, float32 or float64 of shape (S,) or
-                (S, channels), or bytes (int16, mono; a sample may be split between blocks).
+                (S, channels), or bytes (int16, mono; a sample may be split between blocks). A memoryview is taken by
+                its format: bytes, int16, float32 or float64.
             rate: samples a second, the same for the whole stream; other rates than 16000 are resampled.
 
         Returns:

@@ -43,6 +43,8 @@ class Source:
             return len(self.audio) / self.rate if known else None
         if str(self.audio) == "-":
             return None
+        if not Path(self.audio).is_file():
+            return None  # a pipe can be opened only once
         import soundfile
 
         try:

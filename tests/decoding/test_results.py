@@ -44,6 +44,12 @@ def test_srt_and_vtt():
         WRITERS["srt"].render([TRANSCRIPT, TRANSCRIPT])
 
 
+def test_subtitles_of_a_recording_without_a_word():
+    silence = Transcript.of("x.wav", [])
+    assert WRITERS["srt"].render([silence]) == ""
+    assert WRITERS["vtt"].render([silence]) == "WEBVTT\n\n"
+
+
 def test_subtitles_are_cut_between_words_and_never_overlap():
     words = [Word("word" * 3, i * 0.5, i * 0.5 + 0.3, 1.0) for i in range(60)]
     cues = WRITERS["srt"].cues(Transcript.of("x", [Segment.of(words)]))

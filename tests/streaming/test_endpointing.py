@@ -85,3 +85,5 @@ def test_bad_numbers():
         EndpointConfig(trailing_silence=0.0)
     with pytest.raises(UserError, match="max_segment"):
         EndpointConfig(max_segment=float("nan"))
+    with pytest.raises(UserError, match="max_segment.* finite"):
+        EndpointConfig(max_segment=float("inf"))
