@@ -121,7 +121,7 @@ class DataConfig:
     disjoint_speakers: bool = True  # refuse a speaker who is in train and in dev
     strict_text: bool = True  # drop utterances the tokens cannot write; False: drop the characters
     endpoint: bool = False  # append the tokenizer's endpoint token to every utterance
-    skip_unreadable: bool = False  # leave out (and name) audio that cannot be read instead of stopping
+    skip_unreadable: bool = True  # leave out training audio that cannot be read, and name it; false = stop
     statistics: str = ""  # JSON file with mean/std of features; empty = measured before training
     statistics_seconds: float = 3600.0  # seconds of training audio to measure mean/std on
     augment: AugmentConfig = field(default_factory=AugmentConfig)
@@ -137,7 +137,31 @@ class DataConfig:
             )
         if self.min_utterance_seconds >= self.max_utterance_seconds:
             raise UserError("data.min_utterance_seconds must be below data.max_utterance_seconds.")
+        if self.max_utterances < 0 or self.min_utterance_seconds < 0 or not self.statistics_seconds > 0:
+            raise UserError(
+                "data: max_utterances and min_utterance_seconds must be >= 0 and statistics_seconds > 0."
+            )
         augment = self.augment
+        for name, value in (
+            ("concatenate.max_cuts", augment.concatenate.max_cuts),
+            ("specaugment.time_masks", augment.specaugment.time_masks),
+            ("specaugment.max_time_frames", augment.specaugment.max_time_frames),
+            ("specaugment.frequency_masks", augment.specaugment.frequency_masks),
+            ("specaugment.max_frequency_bins", augment.specaugment.max_frequency_bins),
+        ):
+            if value < 0:
+                raise UserError(f"data.augment.{name} must not be negative, it is {value}.")
+        if augment.concatenate.max_cuts == 1:
+            raise UserError("data.augment.concatenate.max_cuts is 1: it must be 0 (no limit) or at least 2.")
+        if not augment.concatenate.max_seconds > 0:
+            raise UserError(
+                f"data.augment.concatenate.max_seconds must be > 0, it is {augment.concatenate.max_seconds:g}."
+            )
+        if not 0.0 <= augment.specaugment.max_time_fraction <= 1.0:
+            raise UserError(
+                "data.augment.specaugment.max_time_fraction is "
+                f"{augment.specaugment.max_time_fraction:g}: it must lie in [0, 1]."
+            )
         if augment.concatenate.probability > 0 and augment.concatenate.max_seconds > self.max_seconds:
             raise UserError("data.augment.concatenate.max_seconds must not exceed data.max_seconds.")
         for name in ("speed", "volume", "noise", "reverb", "concatenate", "padding", "specaugment"):

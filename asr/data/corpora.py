@@ -284,6 +284,22 @@ def _from_fsdd(path: Path, splits: list[str]) -> list[MonoCut]:
     return cuts
 
 
+def _sources(cut: Any) -> list[AudioSource]:
+    """Where the audio of a cut comes from: its recording's sources, or those of everything mixed into it."""
+    if hasattr(cut, "tracks"):
+        return [source for track in cut.tracks for source in _sources(track.cut)]
+    recording = getattr(cut, "recording", None)
+    if recording is None:
+        return []
+    found = list(recording.sources)
+    for transform in recording.transforms or ():  # reverberation by a recorded impulse response
+        response = (transform if isinstance(transform, dict) else transform.to_dict()).get("kwargs", {}).get("rir")
+        if isinstance(response, dict):
+            response = Recording.from_dict(response)
+        found += response.sources if isinstance(response, Recording) else ()
+    return found
+
+
 def _from_cut_file(path: Path, splits: list[str]) -> list[MonoCut]:
     try:
         cuts = list(CutSet.from_file(path))
@@ -292,8 +308,11 @@ def _from_cut_file(path: Path, splits: list[str]) -> list[MonoCut]:
             f"{path} is not a lhotse cut file: {str(error).splitlines()[0] if str(error) else error!r}"
         ) from error
     for cut in cuts:
-        recording = getattr(cut, "recording", None)
-        for source in recording.sources if recording else ():
+        for source in _sources(cut):
+            if source.type == "command":
+                raise UserError(
+                    f"{path}: the audio of cut {cut.id} is the output of a command, and data files run none."
+                )
             if source.type != "file":
                 continue
             if not Path(source.source).is_absolute() and (path.parent / source.source).is_file():

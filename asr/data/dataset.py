@@ -5,7 +5,6 @@ B: utterances, T: feature frames of 10 ms, U: tokens.
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -14,14 +13,12 @@ from asr.data.audio_cache import AudioCache
 from asr.data.augment import Augmenter
 from asr.data.plan import Item, item_rng
 from asr.errors import UserError
-from asr.features import SAMPLE_RATE, Fbank
+from asr.features import NUM_MEL_BINS, SAMPLE_RATE, Fbank
 
 if TYPE_CHECKING:
     from lhotse.cut import Cut
 
     from asr.tokens import Tokenizer
-
-log = logging.getLogger(__name__)
 
 
 class Batch(NamedTuple):
@@ -29,7 +26,8 @@ class Batch(NamedTuple):
 
     ``features`` (B, T, 80) float32, padded with 0; ``feature_lengths`` (B,) int64, frames of 10 ms; ``tokens`` (B, U)
     int64, padded with 0; ``token_lengths`` (B,) int64; ``ids`` and ``texts``: B strings (joined utterances: ``a+b``);
-    ``seconds``: audio in the batch after augmentation, without the padding to equal length.
+    ``seconds``: audio in the batch after augmentation, without the padding to equal length; ``unreadable``: utterances
+    that were left out, ``id: why``. B may be 0 if all of them were.
     """
 
     features: torch.Tensor
@@ -39,6 +37,7 @@ class Batch(NamedTuple):
     ids: list[str]
     texts: list[str]
     seconds: float
+    unreadable: tuple[str, ...] = ()
 
 
 class PlannedBatch(NamedTuple):
@@ -105,6 +104,7 @@ class SpeechDataset(torch.utils.data.Dataset):
 
     def _batch(self, planned: PlannedBatch) -> Batch:
         waves, targets, ids, texts, streams = [], [], [], [], []
+        unreadable = []
         for item, cuts in planned.items:
             rng = item_rng(self.seed, planned.epoch, item.number)
             try:
@@ -112,7 +112,7 @@ class SpeechDataset(torch.utils.data.Dataset):
             except UserError as error:
                 if not self.skip_unreadable:
                     raise
-                log.warning("utterance left out: %s", error)
+                unreadable.append(f"{'+'.join(cut.id for cut in cuts)}: {error}")
                 continue
             waves.append(parts[0] if self.augmenter is None else self.augmenter.samples(parts, item, rng))
             targets.append([token for cut in cuts for token in self.encode(cut_text(cut))])
@@ -120,9 +120,9 @@ class SpeechDataset(torch.utils.data.Dataset):
             texts.append(" ".join(cut_text(cut) for cut in cuts))
             streams.append(rng)
         if not waves:
-            raise UserError(
-                f"no utterance of a batch can be read: {', '.join(c.id for _, cs in planned.items for c in cs)}"
-            )
+            empty = torch.zeros(0, dtype=torch.int64)
+            features = torch.zeros(0, 0, NUM_MEL_BINS)
+            return Batch(features, empty, empty.reshape(0, 0), empty, [], [], 0.0, tuple(unreadable))
         lengths = torch.tensor([len(wave) for wave in waves])
         audio = torch.zeros(len(waves), int(lengths.max()))
         for row, wave in zip(audio, waves, strict=True):
@@ -137,7 +137,7 @@ class SpeechDataset(torch.utils.data.Dataset):
         for row, target in zip(tokens, targets, strict=True):
             row[: len(target)] = torch.tensor(target, dtype=torch.int64)
         seconds = sum(len(wave) for wave in waves) / SAMPLE_RATE
-        return Batch(features, frames, tokens, token_lengths, ids, texts, seconds)
+        return Batch(features, frames, tokens, token_lengths, ids, texts, seconds, tuple(unreadable))
 
     def encode(self, text: str) -> list[int]:
         """Tokens of one transcript, with the endpoint token if asked for."""

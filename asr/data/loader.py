@@ -341,7 +341,7 @@ def training_statistics(config: DataConfig, features: FeatureConfig | None = Non
     if config.statistics:
         return FeatureStatistics.load(config.statistics)
     cuts = [cut for found in load_corpora(config.train) for cut in found]
-    return feature_statistics(cuts, config.statistics_seconds, features)
+    return feature_statistics(cuts, config.statistics_seconds, features, config.skip_unreadable)
 
 
 def _usable(cut: Cut, config: DataConfig, tokenizer: Tokenizer, dropped: Dropped) -> bool:

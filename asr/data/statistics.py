@@ -50,11 +50,15 @@ class FeatureStatistics(NamedTuple):
 
 
 def feature_statistics(
-    cuts: Iterable[Cut], max_seconds: float = 3600.0, features: FeatureConfig | None = None
+    cuts: Iterable[Cut],
+    max_seconds: float = 3600.0,
+    features: FeatureConfig | None = None,
+    skip_unreadable: bool = True,
 ) -> FeatureStatistics:
     """Statistics over at most ``max_seconds`` of audio, spread evenly over the cuts (a corpus is sorted by speaker).
 
-    Sums are float64. A bin that never changes gets a deviation of 1. Raises UserError for no cuts.
+    Sums are float64. A bin that never changes gets a deviation of 1. Audio that cannot be read is
+    left out, unless ``skip_unreadable`` is false. Raises UserError for no (readable) cuts.
     """
     cuts = list(cuts)
     if not cuts:
@@ -66,14 +70,23 @@ def feature_statistics(
         torch.zeros(NUM_MEL_BINS, dtype=torch.float64),
     )
     frames, seconds = 0, 0.0
+    unread: UserError | None = None
     for index in order:
-        audio = torch.from_numpy(read_cut(cuts[index]))
+        try:
+            audio = torch.from_numpy(read_cut(cuts[index]))
+        except UserError as error:
+            if not skip_unreadable:
+                raise
+            unread = unread or error
+            continue
         with torch.no_grad():
             found = fbank(audio[None], torch.tensor([len(audio)]))[0][0].double()
         total, squares, frames = total + found.sum(0), squares + found.square().sum(0), frames + len(found)
         seconds += cuts[index].duration
         if seconds >= max_seconds:
             break
+    if not frames and unread:
+        raise UserError(f"Not one training utterance can be read; the first: {unread}")
     mean = total / max(frames, 1)
     std = (squares / max(frames, 1) - mean.square()).clamp(min=0.0).sqrt()
     return FeatureStatistics(mean.float(), torch.where(std > 1e-5, std, torch.ones_like(std)).float(), frames)

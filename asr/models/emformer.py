@@ -355,8 +355,15 @@ class Emformer(nn.Module):
         Features beyond ``lengths`` are taken as zeros, and zeros complete the last chunk and its look-ahead,
         so that every utterance gets what it would get alone and what ``step`` gives after zero padding at
         the end.
+
+        Raises:
+            ValueError: a length beyond T.
         """
         batch, total = x.size(0), x.size(1)
+        # No such check on a GPU, it would wait for it, nor in a graph, where lengths have no values.
+        traced = torch.jit.is_tracing() or torch.compiler.is_compiling()
+        if not traced and lengths.device.type == "cpu" and batch > 0 and int(lengths.max()) > total:
+            raise ValueError(f"a length of {int(lengths.max())} frames in a batch of {total}")
         frames = (total + SUBSAMPLING - 1) // SUBSAMPLING
         out_lengths = torch.div(lengths + (SUBSAMPLING - 1), SUBSAMPLING, rounding_mode="floor")
         if frames == 0:

@@ -22,6 +22,8 @@ from asr.training.control import Control
 from asr.training.recipe import TrainerConfig
 
 FOLDER = "checkpoints"
+DEV_LOG = "dev.jsonl"  # in the run folder, a line a validation
+LOGS = (DEV_LOG, "skipped.jsonl", "tensorboard")  # what else belongs to one run
 _STEP = re.compile(r"step-(\d+)\.ckpt")
 _BEST = re.compile(r"best-([\d.]+)-step-(\d+)\.ckpt")
 
@@ -128,6 +130,27 @@ def best_checkpoints(folder: Path) -> list[Path]:
     """Weights-only checkpoints of a run folder, lowest dev WER first, newest first among equals."""
     found = [(float(m[1]), -int(m[2]), path) for path, m in _matches(folder, _BEST)]
     return [path for *_, path in sorted(found)]
+
+
+def move_aside(folder: Path) -> Path | None:
+    """Moves checkpoints and logs of an earlier run out of a run folder, so that none is taken for the next run's.
+
+    Returns:
+        ``checkpoints.oldN`` with all of it, or None if there was nothing.
+    """
+    logs = [path for name in LOGS if (path := folder / name).exists()]
+    old = folder / FOLDER
+    if not logs and not (old.is_dir() and any(old.iterdir())):
+        return None
+    number = 1
+    while (aside := folder / f"{FOLDER}.old{number}").exists():
+        number += 1
+    if old.is_dir():
+        old.rename(aside)
+    aside.mkdir(exist_ok=True)
+    for path in logs:
+        path.rename(aside / path.name)
+    return aside
 
 
 def _numbered(folder: Path, pattern: re.Pattern[str], group: int) -> list[tuple[int, Path]]:

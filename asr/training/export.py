@@ -23,7 +23,7 @@ from asr.models.folder import save_model
 from asr.models.transducer import ModelConfig, Transducer
 from asr.tokens import Tokenizer
 from asr.training.averaging import average_state_dicts, module_state
-from asr.training.checkpoint import best_checkpoints, read_checkpoint, step_checkpoints
+from asr.training.checkpoint import DEV_LOG, FOLDER, best_checkpoints, read_checkpoint, step_checkpoints
 
 
 def export_folder(
@@ -58,7 +58,7 @@ def export_folder(
         "step": int(info["step"]),
         "checkpoints": [path.name for path in paths],
     }
-    text = card or _card(info, paths, model)
+    text = card or _card(info, paths, model, _measured(info, paths, average))
     return save_model(folder, model.eval(), tokenizer, features, text, extra=extra, overwrite=True)
 
 
@@ -75,8 +75,8 @@ def _weights(content: dict[str, Any], average: bool) -> dict[str, Tensor]:
     return module_state(content["state_dict"], content["asr"].get("average") if average else None, "model.")
 
 
-def _card(info: dict[str, Any], paths: list[Path], model: Transducer) -> str:
-    """What is known of the model; numbers that nobody has measured are not in it."""
+def _card(info: dict[str, Any], paths: list[Path], model: Transducer, dev: dict[str, Any]) -> str:
+    """What is known of the model; numbers that nobody has measured are not in it. ``dev``: see `_measured`."""
     recipe, encoder = info["recipe"], model.config.encoder
     sources = [s if isinstance(s, str) else s.get("path", "") for s in recipe["data"]["train"]]
     lines = [
@@ -88,7 +88,6 @@ def _card(info: dict[str, Any], paths: list[Path], model: Transducer) -> str:
         f"- Trained for {int(info['step'])} steps in {float(info['minutes']):.1f} minutes on: {', '.join(sources)}",
         f"- Weights: {_origin(paths, recipe)}",
     ]
-    dev = _last_validation(paths[-1]) or info["dev"]
     if dev.get("words"):
         lines.append(
             f"- Dev: WER {dev['wer']:.2f} % of {int(dev['words'])} words, greedy, whole utterances, at step "
@@ -106,15 +105,27 @@ def _origin(paths: list[Path], recipe: dict[str, Any]) -> str:
     return f"mean over {len(paths)} checkpoints ({', '.join(path.name for path in paths)}), {kind} of each"
 
 
-def _last_validation(checkpoint: Path) -> dict[str, Any] | None:
-    """The last line of dev.jsonl beside the checkpoints: the final validation comes after the final checkpoint."""
-    log = checkpoint.parent.parent / "dev.jsonl"
+def _measured(info: dict[str, Any], paths: list[Path], average: bool) -> dict[str, Any]:
+    """The dev result of exactly the weights that are exported; empty when nobody has measured them.
+
+    Validation comes after the checkpoint of its step, so that its result is a line of the run's dev.jsonl; only the
+    ``best-…`` files hold their own.
+    """
+    step, kept = int(info["step"]), info.get("average")
+    if len(paths) > 1:
+        return {}
+    if kept and kept["values"] and average != info["recipe"]["trainer"]["validate_average"]:
+        return {}  # validation used the other weights
+    if info["dev"].get("step") == step:
+        return dict(info["dev"])
+    folder = paths[0].parent
+    log = (folder.parent if folder.name == FOLDER else folder) / DEV_LOG  # moved aside, it is with the checkpoints
     try:
-        lines = log.read_text(encoding="utf-8").strip().splitlines()
-        found = json.loads(lines[-1]) if lines else None
+        lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, ValueError):
-        return None
-    return found if isinstance(found, dict) else None
+        return {}
+    # The last one, if the run was killed after the validation and has come to this step a second time.
+    return next((x for x in reversed(lines) if isinstance(x, dict) and x.get("step") == step), {})
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -16,14 +16,20 @@ from asr.config import dump_yaml, from_dict, to_dict
 from asr.errors import UserError
 from asr.models.transducer import ModelConfig, Transducer
 from asr.tokens import Tokenizer
-from asr.training.checkpoint import FOLDER, AtomicCheckpointIO, Checkpoints, read_checkpoint, step_checkpoints
+from asr.training.checkpoint import (
+    AtomicCheckpointIO,
+    Checkpoints,
+    move_aside,
+    read_checkpoint,
+    step_checkpoints,
+)
 from asr.training.command import is_first_process, train_command
 from asr.training.control import Control, seed_everything
 from asr.training.data import SpeechData
 from asr.training.export import export_folder
 from asr.training.progress import Metrics, Progress
 from asr.training.recipe import Recipe, TrainerConfig, check_recipe, differences
-from asr.training.setup import initialise, make_model, prepare_statistics, prepare_tokens
+from asr.training.setup import check_sources, initialise, make_model, prepare_statistics, prepare_tokens
 from asr.training.task import TransducerTask
 
 __all__ = ["FitResult", "fit", "train_command"]
@@ -61,7 +67,7 @@ def fit(recipe: Recipe, resume: str = "auto") -> FitResult:
     Args:
         recipe: what to train on what; `output_dir` empty means ``exp/<name>``.
         resume: "auto" continues if output_dir has a checkpoint and refuses if the recipe has become another one,
-            "force" continues nevertheless, "never" starts again and moves the old checkpoints aside.
+            "force" continues nevertheless, "never" starts again and moves the old run's checkpoints and logs aside.
 
     Raises:
         UserError: bad recipe or data, changed recipe, full disk, diverged training.
@@ -81,6 +87,10 @@ def fit(recipe: Recipe, resume: str = "auto") -> FitResult:
     try:
         trainer = make_trainer(recipe, control)  # its errors come before the preparation
         seed_everything(recipe.seed)
+        if checkpoint is None:
+            check_sources(recipe.data)  # before minutes of preparation, and before the old run is moved
+            if is_first_process() and (aside := move_aside(folder)):
+                log.info("starting again; the old checkpoints and logs are in %s", aside)
         model, tokenizer = _restore(recipe, checkpoint) if checkpoint else _start(recipe)
         seed_everything(recipe.seed)  # the same dropout whether or not something had to be prepared
         if is_first_process():
@@ -151,13 +161,22 @@ def make_trainer(recipe: Recipe, control: Control) -> L.Trainer:
             enable_model_summary=False,
             default_root_dir=str(folder),
         )
-    except (ValueError, RuntimeError, L.pytorch.utilities.exceptions.MisconfigurationException) as error:
+    except (
+        TypeError,
+        ValueError,
+        RuntimeError,
+        L.pytorch.utilities.exceptions.MisconfigurationException,
+    ) as error:
         raise UserError(f"trainer: {' '.join(str(error).split())}") from None
 
 
 def _devices(config: TrainerConfig) -> Any:
     text = str(config.devices)
-    return int(text) if text.lstrip("-").isdigit() else text
+    if text.lstrip("-").isdigit():
+        return int(text)
+    if text != "auto" and not all(part.strip().isdigit() for part in text.rstrip(",").split(",")):
+        raise UserError(f"trainer.devices is {text!r}: it must be a number, auto, or GPU numbers as in 0,2.")
+    return text
 
 
 def _start(recipe: Recipe) -> tuple[Transducer, Tokenizer]:
@@ -189,15 +208,7 @@ def _checkpoint_to_resume(recipe: Recipe, resume: str) -> Path | None:
     """The newest checkpoint of output_dir, if the recipe is still that of the run."""
     folder = recipe.folder()
     found = step_checkpoints(folder)
-    if not found:
-        return None
-    if resume == "never":
-        if is_first_process():
-            number = 1
-            while (aside := folder / f"{FOLDER}.old{number}").exists():
-                number += 1
-            (folder / FOLDER).rename(aside)
-            log.info("starting again; the old checkpoints are in %s", aside)
+    if not found or resume == "never":
         return None
     newest = found[-1]
     info = read_checkpoint(newest, mmap=True)["asr"]

@@ -54,8 +54,8 @@ class Guard:
     def __init__(self, folder: Path | None, max_bad_steps: int) -> None:
         self.folder = folder
         self.max_bad_steps = max_bad_steps
-        self.utterances = 0  # with more tokens than frames
-        self.steps = 0  # with a non-finite loss or gradient
+        self.utterances = 0  # with more tokens than frames, or unreadable
+        self.steps = 0  # with a non-finite loss or gradient, or without any utterance
         self.in_a_row = 0  # bad steps since the last good one
         self._named = {"utterance": 0, "step": 0}
 
@@ -63,6 +63,26 @@ class Guard:
         """These utterances were left out of a batch."""
         self.utterances += len(ids)
         self._name("utterance", step, "more tokens than encoder frames", ids)
+
+    def unreadable(self, named: tuple[str, ...], step: int) -> None:
+        """The audio of these utterances (``id: why``) cannot be used."""
+        if named:
+            self.utterances += len(named)
+            self._name("utterance", step, "unreadable audio", list(named))
+
+    def empty_step(self) -> None:
+        """Not one utterance was left of this step.
+
+        Raises:
+            UserError: too many in a row.
+        """
+        self.steps += 1
+        self.in_a_row += 1
+        if self.max_bad_steps and self.in_a_row >= self.max_bad_steps:
+            raise UserError(
+                f"not one utterance of the last {self.in_a_row} steps could be used: skipped.jsonl in the run folder "
+                "names each and says why."
+            )
 
     def bad_step(self, what: str, ids: list[str], step: int) -> None:
         """This step was not taken.

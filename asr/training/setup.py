@@ -12,6 +12,8 @@ from typing import Any
 import torch
 
 from asr.config import to_dict
+from asr.data.config import DataConfig
+from asr.data.corpora import load_cuts
 from asr.data.dataset import cut_text
 from asr.data.loader import load_corpora, training_statistics
 from asr.data.statistics import FeatureStatistics
@@ -23,6 +25,21 @@ from asr.tokens import MODEL_FILE, Tokenizer
 from asr.training.recipe import Recipe
 
 log = logging.getLogger("asr.training")
+
+
+def check_sources(config: DataConfig) -> None:
+    """Opens the sources that are not needed before training, dev and noise: a mistake should not wait for that.
+
+    Speakers are compared later, by the loader: listing a large training corpus takes minutes.
+
+    Raises:
+        UserError: a source does not exist, is of no known kind, or has a bad line.
+    """
+    for source in config.dev:
+        load_cuts(source)
+    if config.augment.noise.probability > 0:
+        for source in config.augment.noise.sources:
+            load_cuts(source, need_text=False)
 
 
 def prepare_tokens(recipe: Recipe) -> Tokenizer:

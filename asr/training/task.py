@@ -96,6 +96,7 @@ class TransducerTask(L.LightningModule):
             batch, dropped = drop_impossible(batch)
             if dropped:
                 self.guard.impossible(dropped, self.trainer.global_step + 1)
+            self.guard.unreadable(batch.unreadable, self.trainer.global_step + 1)
             tokens = float(batch.token_lengths.sum())
             for i, value in enumerate((tokens, float(batch.seconds), float(len(batch.ids)))):
                 self._counts[i] += value
@@ -156,7 +157,11 @@ class TransducerTask(L.LightningModule):
         rate = self._learning_rate(step, elapsed / world)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        if bad_loss or (bad_gradient and not overflow):
+        if utterances == 0:
+            for parameter in self.parameters():  # AdamW would go on with its old momentum
+                parameter.grad = None
+            self.guard.empty_step()
+        elif bad_loss or (bad_gradient and not overflow):
             self._skip_step(step + 1, bad_loss)
         elif not overflow:
             clip = self.recipe.optim.clip
@@ -173,7 +178,7 @@ class TransducerTask(L.LightningModule):
             utterances=utterances,
             gradient_norm=gradient_norm,
             learning_rate=rate,
-            skipped=bad_loss or bad_gradient,
+            skipped=bad_loss or bad_gradient or utterances == 0,
         )
         self._micro, self._counts = [], [0.0, 0.0, 0.0]
 

@@ -86,11 +86,11 @@ def prepare(
         )
     output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
-    fresh = not _same_settings(output, {"corpus": str(folder.resolve()), "limit": limit})
+    _keep_only(output, {"corpus": str(folder.resolve()), "limit": limit})
     sets = {}
     for part in parts:
         path = output / f"cuts_{part}.jsonl.gz"
-        if fresh or not path.is_file():
+        if not path.is_file():
             cuts = load_cuts(CorpusConfig(str(folder), split=part))
             if limit and len(cuts) > limit:  # evenly, for many speakers: the corpus is sorted by speaker
                 every = list(cuts)
@@ -140,12 +140,24 @@ def _absolute(cuts):
         yield cut
 
 
-def _same_settings(output: Path, settings: dict) -> bool:
-    """Whether ``output`` was prepared with these settings; notes them."""
+def _keep_only(output: Path, settings: dict) -> None:
+    """Removes what ``output`` holds of other settings, then notes these.
+
+    Whenever this or the work after it is interrupted, what prepare.json says is true of every file beside it.
+    """
     path = output / "prepare.json"
-    same = path.is_file() and json.loads(path.read_text()) == settings
-    path.write_text(json.dumps(settings) + "\n")
-    return same
+    try:
+        if json.loads(path.read_text(encoding="utf-8")) == settings:
+            return
+    except (OSError, ValueError):  # not there, or half written
+        pass
+    path.unlink(missing_ok=True)  # first: from here on nothing claims the files that are left
+    for pattern in ("cuts_*.jsonl.gz", "part-cuts_*.jsonl.gz", "tokens.*", "statistics.json"):
+        for old in output.glob(pattern):
+            old.unlink()
+    temporary = output / "part-prepare.json"
+    temporary.write_text(json.dumps(settings) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
 
 
 if __name__ == "__main__":

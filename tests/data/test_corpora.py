@@ -6,14 +6,15 @@ import io
 import json
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
-from lhotse import CutSet
+from lhotse import CutSet, MonoCut
 
 from asr.data.audio_cache import read_cut
-from asr.data.config import CorpusConfig
+from asr.data.config import CorpusConfig, DataConfig
 from asr.data.corpora import (
     assert_disjoint_speakers,
     cut_speaker,
@@ -231,3 +232,40 @@ def test_real_corpora(real_data: Path) -> None:
     cut = next(iter(sets[0]))
     assert abs(len(read_cut(cut)) - cut.duration * 16000) <= 1
     assert len(load_cuts(CorpusConfig(str(real_data / "noise"), split="test", limit=3), need_text=False)) == 3
+
+
+def test_no_data_file_runs_a_command(corpus: Path, tmp_path: Path) -> None:
+    """A cut file may come from anywhere; its recordings may name shell commands, also deep inside a mixture."""
+    cut = list(load_cuts(corpus))[0]
+    done = tmp_path / "done"
+    evil = cut.recording.to_dict() | {
+        "sources": [{"type": "command", "channels": [0], "source": f"touch {done}"}]
+    }
+    hidden = MonoCut.from_dict(cut.to_dict() | {"recording": evil})
+    for cuts in ([hidden], [cut.append(hidden)]):
+        CutSet.from_cuts(cuts).to_file(tmp_path / "evil.jsonl")
+        with pytest.raises(UserError, match="is the output of a command, and data files run none") as caught:
+            load_cuts(tmp_path / "evil.jsonl")
+        assert "\n" not in str(caught.value) and not done.exists()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("max_utterances", -1),
+        ("statistics_seconds", 0.0),
+        ("augment.concatenate.max_cuts", 1),
+        ("augment.concatenate.max_seconds", -1.0),
+        ("augment.specaugment.time_masks", -1),
+        ("augment.specaugment.max_time_fraction", 1.5),
+    ],
+)
+def test_ranges_of_the_settings(key: str, value: float) -> None:
+    config = DataConfig(train=["x"])
+    node: Any = config
+    *parents, leaf = key.split(".")
+    for parent in parents:
+        node = getattr(node, parent)
+    setattr(node, leaf, value)
+    with pytest.raises(UserError, match=leaf):
+        config.validate()

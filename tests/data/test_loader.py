@@ -228,7 +228,7 @@ def test_endpoint_token_ends_every_utterance(config: DataConfig, tokenizer: Toke
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_unreadable_audio_stops_with_one_sentence_or_is_skipped(
-    config: DataConfig, tokenizer: Tokenizer, tmp_path: Path, workers: int, caplog: pytest.LogCaptureFixture
+    config: DataConfig, tokenizer: Tokenizer, tmp_path: Path, workers: int
 ) -> None:
     entries = []
     for n in range(4):
@@ -239,20 +239,42 @@ def test_unreadable_audio_stops_with_one_sentence_or_is_skipped(
     shutil.copytree(tmp_path, good)
     config.train, config.workers = [str(tmp_path)], workers
     config.augment.concatenate.probability = 0.0
+    config.skip_unreadable = False
     loader = make_train_loader(config, tokenizer)
     (tmp_path / "2.wav").write_bytes(b"RIFFnothing")
     with pytest.raises(UserError) as caught:
         list(loader)
     assert str(caught.value).startswith(str(tmp_path / "2.wav")) and "\n" not in str(caught.value)
-    loader = make_train_loader(
-        DataConfig(**{**vars(config), "skip_unreadable": True, "train": [str(good)]}), tokenizer
-    )
+    skipping = DataConfig(**{**vars(config), "skip_unreadable": True, "train": [str(good)]})
+    loader = make_train_loader(skipping, tokenizer)
+    skipping.max_seconds = skipping.max_utterance_seconds = 1.5  # every utterance is a batch: one of them is empty
+    alone = make_train_loader(skipping, tokenizer)
     shutil.copy(tmp_path / "2.wav", good / "2.wav")
-    with caplog.at_level(logging.WARNING):
-        ids = [i for batch in loader for i in batch.ids]
+    batches = list(loader)
     loader.close()
-    assert sorted(ids) == ["x0", "x1", "x3"]
-    assert workers or f"left out: {good / '2.wav'}" in caplog.text  # a worker process logs for itself
+    assert sorted(i for batch in batches for i in batch.ids) == ["x0", "x1", "x3"]
+    (named,) = [name for batch in batches for name in batch.unreadable]
+    assert named.startswith(f"x2: {good / '2.wav'}")
+    empty = [batch for batch in alone if not batch.ids]
+    alone.close()
+    assert [batch.unreadable for batch in empty] == [(named,)] and empty[0].features.shape[0] == 0
+
+
+def test_statistics_leave_out_what_cannot_be_read(tmp_path: Path) -> None:
+    for n in range(3):
+        samples = tone(1.0, n)
+        samples[50] = np.nan if n == 1 else 0.0
+        soundfile.write(tmp_path / f"{n}.wav", samples, 16000, subtype="FLOAT")
+    entries = [{"id": f"x{n}", "audio": f"{n}.wav", "text": "one", "speaker": "a"} for n in range(3)]
+    write_manifest(tmp_path, entries)
+    config = DataConfig(train=[str(tmp_path)])
+    assert training_statistics(config).frames == 200
+    write_manifest(tmp_path, entries[1:2])
+    with pytest.raises(UserError, match=r"Not one training utterance can be read; the first: .*1\.wav"):
+        training_statistics(config)
+    config.skip_unreadable = False
+    with pytest.raises(UserError, match=r"1\.wav: the audio holds NaN"):
+        training_statistics(config)
 
 
 def test_dev_is_whole_sorted_and_as_recorded(config: DataConfig, tokenizer: Tokenizer, corpus: Path) -> None:

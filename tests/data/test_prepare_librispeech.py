@@ -98,3 +98,24 @@ def test_errors_are_one_sentence(librispeech: Path, tmp_path: Path, capsys: pyte
     with pytest.raises(SystemExit) as stopped:
         main(["--corp", "x"])
     assert stopped.value.code == 2
+
+
+def test_interrupted_preparation_claims_no_cuts_of_other_settings(
+    librispeech: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "out"
+    command = ["--corpus", str(librispeech), "--output", str(output), "--vocab", "40"]
+    assert main([*command, "--limit", "2"]) == 0
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("asr.data.corpora.load_cuts", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            main(command)
+    assert main(command) == 0
+    assert len(load_cuts(output / "cuts_train-clean-100.jsonl.gz")) == 6  # not the 2 of the limit
+    (output / "prepare.json").write_text("{")  # a full disk
+    assert main([*command, "--limit", "2"]) == 0
+    assert len(load_cuts(output / "cuts_train-clean-100.jsonl.gz")) == 2

@@ -298,3 +298,9 @@ def test_depth_scaled_initialisation():
         for weight, fan in ((query, 128), (key_value, 192)):
             bound = (6.0 / fan) ** 0.5 / (i + 1) ** 0.5
             assert 0.98 * bound < weight.abs().max() <= bound
+
+
+def test_a_length_beyond_the_features_is_refused():
+    encoder = Emformer(EmformerConfig(dim=16, heads=2, ffn_dim=32, layers=1))
+    with pytest.raises(ValueError, match="a length of 21 frames in a batch of 20"):
+        encoder(torch.zeros(2, 20, 80), torch.tensor([20, 21]))

@@ -12,8 +12,10 @@ import torch
 
 from asr.data.loader import make_dev_loader
 from asr.decoding.greedy import greedy_search
+from asr.errors import UserError
 from asr.models.folder import load_model
 from asr.training.checkpoint import best_checkpoints
+from asr.training.export import export_folder
 from asr.training.fit import fit
 from asr.training.recipe import Recipe
 
@@ -115,3 +117,38 @@ def test_weights_to_start_from_and_what_is_said(
     assert not torch.equal(new["predictor.embedding.weight"], old["predictor.embedding.weight"])
     said = next(message for message in caplog.messages if message.startswith("weights from"))
     assert "(encoder" in said and "joiner.encoder_linear.weight ((16, 16) there, (24, 16) here)" in said
+
+
+def test_card_tells_the_dev_result_of_the_weights_it_comes_with(make_recipe: RecipeMaker) -> None:
+    recipe = make_recipe(
+        "run", {"trainer.max_steps": 4, "trainer.validate_every_steps": 2, "trainer.keep_best": 3}
+    )
+    folder, result = recipe.folder(), fit(recipe)
+    dev = {int(x["step"]): x for x in map(json.loads, (folder / "dev.jsonl").read_text().splitlines())}
+    assert sorted(dev) == [2, 4]
+    assert result.model is not None
+
+    def told(model: Path) -> list[str]:
+        return [line for line in (model / "README.md").read_text().splitlines() if line.startswith("- Dev")]
+
+    (line,) = told(result.model)
+    assert "at step 4" in line and f"{dev[4]['wer']:.2f} %" in line
+    early = next(path for path in best_checkpoints(folder) if path.name.endswith("step-00000002.ckpt"))
+    (line,) = told(export_folder(early, folder / "early"))
+    assert "at step 2" in line
+    # Nobody has measured the weights without their running average, nor a mean over checkpoints.
+    assert told(export_folder(folder, folder / "plain", average=False)) == []
+    assert told(export_folder(best_checkpoints(folder), folder / "mean")) == []
+
+
+def test_mistakes_are_found_before_the_preparation(make_recipe: RecipeMaker, tmp_path: Path) -> None:
+    nowhere = str(tmp_path / "nowhere")
+    for changes, words in (
+        ({"data.dev": [nowhere]}, "nowhere"),
+        ({"data.augment": {"noise": {"probability": 0.5, "sources": [nowhere]}}}, "nowhere"),
+        ({"trainer.devices": "abc"}, "trainer.devices is 'abc'"),
+    ):
+        recipe = make_recipe("run", changes)
+        with pytest.raises(UserError, match=words):
+            fit(recipe)
+        assert not (recipe.folder() / "prepared").exists()

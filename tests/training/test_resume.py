@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import signal
@@ -135,8 +136,15 @@ def test_changed_recipe_is_refused_by_name_and_can_be_forced(make_recipe: Recipe
         fit(make_recipe("run", changed))
     assert "trainer" not in str(error.value)  # a longer run is the same run
     assert fit(make_recipe("run", changed), resume="force").step == 3
+    folder = make_recipe("run").folder()
+    (folder / "skipped.jsonl").write_text("{}\n")
     again = fit(make_recipe("run", {**changed, "trainer.max_steps": 1}), resume="never")
-    assert again.step == 1 and len(list(again.checkpoint.parent.parent.glob("checkpoints.old1/step*"))) == 2
+    assert again.step == 1 and len(list((folder / "checkpoints.old1").glob("step*"))) == 2
+    # The logs of the old run are not taken for the new one's.
+    assert not (folder / "skipped.jsonl").exists()
+    assert {"dev.jsonl", "skipped.jsonl", "tensorboard"} <= {p.name for p in (folder / "checkpoints.old1").iterdir()}
+    steps = [json.loads(line)["step"] for line in (folder / "dev.jsonl").read_text().splitlines()]
+    assert steps == [1]
 
 
 def test_full_disk_says_so_and_keeps_the_earlier_checkpoint(

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+import soundfile
 import torch
 
 from asr.data.dataset import Batch
 from asr.errors import UserError
+from asr.training.fit import fit
 from asr.training.guard import drop_impossible
 from asr.training.recipe import Recipe
 from tests.training.helpers import differing, join_batches, make_batch, train_on
@@ -144,3 +148,42 @@ def test_batch_of_nothing_but_impossible_utterances_is_survived_by_ddp(
         make_recipe("one", {"trainer.max_steps": 2}), [batches[0], join_batches([batches[2], batches[1]])]
     )
     assert worst(ranks["weights"], one["weights"]) < 1e-4
+
+
+def test_unreadable_audio_is_skipped_counted_and_named(
+    make_recipe: RecipeMaker, batches: list[Batch], caplog: pytest.LogCaptureFixture
+) -> None:
+    none = torch.zeros(0, dtype=torch.int64)
+    empty = Batch(
+        torch.zeros(0, 0, 80), none, none.reshape(0, 0), none, [], [], 0.0, ("x1: a.wav: NaN", "x2: b.wav")
+    )
+    part = batches[2]._replace(unreadable=("x3: c.wav",))
+    with caplog.at_level(logging.WARNING, "asr.training"):
+        task, with_empty = train_on(
+            make_recipe("some", {"trainer.max_steps": 4}), [batches[0], empty, part, batches[3]]
+        )
+    _, without = train_on(make_recipe("all", {"trainer.max_steps": 3}), [batches[0], batches[2], batches[3]])
+    assert list(differing(with_empty["weights"], without["weights"])) == []  # as if it had not been there
+    assert (task.guard.utterances, task.guard.steps) == (3, 1)
+    assert "unreadable audio: x1: a.wav: NaN, x2: b.wav" in caplog.text
+    lines = [json.loads(line) for line in (task.recipe.folder() / "skipped.jsonl").read_text().splitlines()]
+    assert [(line["step"], line["ids"]) for line in lines] == [
+        (2, list(empty.unreadable)),
+        (3, ["x3: c.wav"]),
+    ]
+    with pytest.raises(UserError, match="not one utterance of the last 4 steps could be used"):
+        train_on(make_recipe("none", {"trainer.max_steps": 50, "trainer.max_bad_steps": 4}), [empty])
+
+
+def test_a_broken_recording_does_not_end_the_run(
+    make_recipe: RecipeMaker, corpus: tuple[Path, Path], tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(corpus[0], broken)
+    samples, rate = soundfile.read(broken / "anna-003.wav", dtype="float32")
+    samples[100] = float("nan")
+    soundfile.write(broken / "anna-003.wav", samples, rate, subtype="FLOAT")
+    result = fit(make_recipe("run", {"data.train": [str(broken)], "trainer.max_steps": 40}))
+    assert result.finished and result.step == 40
+    lines = [json.loads(line) for line in (tmp_path / "run" / "skipped.jsonl").read_text().splitlines()]
+    assert {name.split(":")[0] for line in lines for name in line["ids"]} == {"anna-003"}
