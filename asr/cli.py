@@ -20,6 +20,10 @@ from asr.errors import UserError
 
 FORMATS = ("txt", "json", "srt", "vtt", "ctm")
 ONE_RECORDING = ("srt", "vtt")  # formats whose files hold one recording
+MOST_THREADS = 1024  # CPU threads; far larger numbers end the process when torch starts them
+LONGEST_BENCH = 86400  # seconds; the audio is made in memory
+TRAIN_OPTIONS = ("--resume", "--print_recipe", "--help")  # of `asr train`; all others are keys of the recipe
+AFTER_DASHES = "\0"  # marks the words after `--`; no argument of a process can hold it
 
 
 class _Help(argparse.HelpFormatter):
@@ -41,12 +45,23 @@ class Parser(argparse.ArgumentParser):
         super().__init__(prog=prog, description=description, allow_abbrev=False, formatter_class=_Help)
 
     def parse(self, argv: Sequence[str]) -> argparse.Namespace:
-        """Options and files in any order.
+        """Options and files in any order; after ``--`` there are only files.
 
         Raises:
             UserError: an unknown option (the nearest is suggested), a missing or ill-typed value.
         """
-        namespace, unknown = self.parse_known_intermixed_args(argv)
+        words = list(argv)
+        if "--" in words:  # argparse reads the words twice, and the second time it no longer knows what followed `--`
+            at = words.index("--") + 1
+            words[at:] = [AFTER_DASHES + word for word in words[at:]]
+        namespace, unknown = self.parse_known_intermixed_args(words)
+        unknown = [word.removeprefix(AFTER_DASHES) for word in unknown if word != "--"]
+        for action in self._get_positional_actions():
+            value = getattr(namespace, action.dest)
+            if isinstance(value, list):
+                setattr(namespace, action.dest, [word.removeprefix(AFTER_DASHES) for word in value])
+            elif isinstance(value, str):
+                setattr(namespace, action.dest, value.removeprefix(AFTER_DASHES))
         if unknown:
             name = next((item for item in unknown if item.startswith("-")), unknown[0])
             option = name.partition("=")[0]
@@ -59,9 +74,9 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{self.prog}: {message} (see {self.prog} --help)")
 
 
-def hint(word: str, known: Sequence[str]) -> str:
-    """``; did you mean …?`` if a known word is near."""
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+def hint(word: str, known: Sequence[str], cutoff: float = 0.5) -> str:
+    """``; did you mean …?`` if a known word is near: of a likeness of at least ``cutoff``, 1 being the same."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=cutoff)
     return f"; did you mean {near[0]}?" if near else ""
 
 
@@ -119,11 +134,25 @@ def _overview() -> str:
     return "".join(lines)
 
 
+def _model(value: str) -> str:
+    """The value of ``--model``: empty, it would be the current folder."""
+    if not value:
+        raise argparse.ArgumentTypeError("a name or a folder is needed, not ''")
+    return value
+
+
+def _threads(value: str) -> int:
+    """The value of ``--threads``."""
+    if not value.isdecimal() or not 1 <= int(value) <= MOST_THREADS:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1 to {MOST_THREADS}, not {value!r}")
+    return int(value)
+
+
 def _model_options(parser: Parser) -> None:
     parser.add_argument(
-        "--model", required=True, metavar="NAME|FOLDER", help="a shipped model or a model folder"
+        "--model", required=True, type=_model, metavar="NAME|FOLDER", help="a shipped model or a model folder"
     )
-    parser.add_argument("--threads", type=int, default=None, help="CPU threads (torch's choice if left out)")
+    parser.add_argument("--threads", type=_threads, default=None, help="CPU threads (torch's choice if left out)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
 
 
@@ -341,6 +370,13 @@ def _progress(done: int, total: int) -> None:
 
 def train_command(argv: Sequence[str]) -> int:
     """``asr train RECIPE.yaml [--key value …]``."""
+    if not argv:
+        raise UserError("asr train needs a recipe: asr train RECIPE.yaml [--key value …] (see asr train --help)")
+    for word in argv:  # a misspelt option that is no key of the recipe: the recipe's own hints do not know it
+        option = word.partition("=")[0]
+        near = hint(option, TRAIN_OPTIONS, cutoff=0.8) if option.startswith("--") else ""
+        if near and option not in TRAIN_OPTIONS:
+            raise UserError(f"asr train has no option {option}{near}")
     try:
         from asr.training.command import train_command as run
 
@@ -355,18 +391,18 @@ def bench_command(argv: Sequence[str]) -> int:
     """``asr bench --model M``: speed, latency and memory of streaming."""
     parser = Parser(prog="asr bench", description="Stream through a model one chunk at a time and measure.")
     parser.add_argument(
-        "--model", required=True, metavar="NAME|FOLDER", help="a shipped model or a model folder"
+        "--model", required=True, type=_model, metavar="NAME|FOLDER", help="a shipped model or a model folder"
     )
     parser.add_argument(
         "--audio", default=None, metavar="FILE", help="a recording to stream (noise if left out)"
     )
     parser.add_argument("--seconds", type=float, default=30.0, help="of audio to stream")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    parser.add_argument("--threads", type=_threads, default=1, help="CPU threads")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--format", choices=("table", "json"), default="table", help="of the figures")
     options = parser.parse(argv)
-    if options.seconds < 1:
-        raise UserError(f"--seconds must be at least 1, not {options.seconds}")
+    if not 1 <= options.seconds <= LONGEST_BENCH:
+        raise UserError(f"--seconds must be from 1 to {LONGEST_BENCH}, not {options.seconds:g}")
 
     import json
 

@@ -98,6 +98,55 @@ def test_errors_are_one_sentence_with_the_nearest_name(run, place):
         assert err.startswith("error: ") and err.count("\n") == 1 and words in err, err
 
 
+def test_values_that_no_option_can_have(run, place):
+    audio, model = place / "a0.wav", ["--model", place / "model"]
+    transcribe, bench = ["transcribe", audio, *model], ["bench", *model, "--seconds", 1]
+    for arguments, words in [
+        *(
+            ([*transcribe, option, value], words)
+            for option, words in (("--trailing-silence", "trailing_silence"), ("--max-segment", "max_segment"))
+            for value in ("inf", "nan", "0")
+        ),
+        *((["bench", *model, "--seconds", value], "--seconds must be") for value in ("nan", "inf", "0.5", "1e300")),
+        *(
+            ([*command, "--threads", value], "--threads: must be a whole number from 1 to")
+            for command in (transcribe, bench, ["evaluate", *model, "--manifest", place])
+            for value in ("0", "-1", "100000000000000", "two", "1.5")
+        ),
+        *(
+            ([*command, "--model", ""], "--model: a name or a folder is needed, not ''")
+            for command in (["transcribe", audio], ["bench"], ["evaluate", "--manifest", place])
+        ),
+    ]:
+        status, out, err = run(*arguments)
+        assert (status, out) == (2, ""), arguments
+        assert err.startswith("error: ") and err.count("\n") == 1 and words in err, (arguments, err)
+
+
+def test_names_after_two_dashes_are_files(run, place, tmp_path):
+    for name in ("-dash.wav", "--", "--model"):
+        (tmp_path / name).write_bytes((place / "a1.wav").read_bytes())  # `run` stands in this folder
+    text = expected(place, "a1.wav")[0].text
+    model = ["--model", place / "model"]
+    assert run("transcribe", *model, "--", "-dash.wav") == (0, text + "\n", "")
+    names = ["-dash.wav", "--", "--model"]
+    status, out, _ = run("transcribe", place / "a1.wav", *model, "--", *names)
+    assert (status, out) == (0, "".join(f"{name}: {text}\n" for name in (place / "a1.wav", *names)))
+    status, _, err = run("bench", *model, "--", "-x")
+    assert status == 2 and err.startswith("error: asr bench has no option -x")
+
+
+def test_train_without_a_recipe_and_with_an_option_misspelt(run, tmp_path):
+    status, out, err = run("train")
+    assert (status, out) == (2, "") and "asr train RECIPE.yaml" in err and err.count("\n") == 1
+    (tmp_path / "r.yaml").write_text("data: {train: [x]}\n")
+    for option, meant in (("--resum", "--resume"), ("--resume_=never", "--resume"), ("--print-recipe", "--print_recipe")):
+        status, out, err = run("train", "r.yaml", option, "never")
+        assert (status, out) == (2, "") and err.endswith(f"; did you mean {meant}?\n") and err.count("\n") == 1
+    status, out, err = run("train", "r.yaml", "--seed", "5", "--print_recipe", "--trainer.keep", "2")
+    assert (status, err) == (0, "") and "seed: 5" in out
+
+
 def test_text_of_one_and_of_several_files(run, place):
     one, two = expected(place, "a0.wav", "a1.wav")
     assert one.text and two.text
@@ -182,6 +231,34 @@ def test_standard_input(run, place, monkeypatch, streaming, kind):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
     status, out, _ = run("transcribe", "-", "--model", place / "model", *streaming)
     assert (status, out) == (0, expected(place, "a0.wav")[0].text + "\n")
+
+
+@pytest.mark.parametrize("streaming", [[], ["--streaming"]])
+def test_standard_input_that_is_closed(run, place, monkeypatch, streaming):
+    shut = io.TextIOWrapper(io.BytesIO(b""))
+    shut.close()
+    for stdin in (None, shut):  # None: as after `<&-` in a shell
+        monkeypatch.setattr(sys, "stdin", stdin)
+        status, out, err = run("transcribe", "-", "--model", place / "model", *streaming)
+        assert (status, out.strip()) == (2, "")
+        assert err == "error: standard input is closed: there is no audio to read from it\n"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no named pipes")
+@pytest.mark.parametrize("streaming", [[], ["--streaming"]])
+def test_a_named_pipe_is_read_once(place, tmp_path, streaming):
+    pipe = tmp_path / "pipe.wav"
+    os.mkfifo(pipe)
+    writer = subprocess.Popen(["cp", str(place / "a0.wav"), str(pipe)])
+    command = [sys.executable, "-m", "asr.cli", "transcribe", str(pipe), "--model", str(place / "model"), *streaming]
+    try:
+        result = subprocess.run(
+            command, capture_output=True, text=True, timeout=60, cwd=Path(asr.__file__).parent.parent
+        )
+    finally:
+        writer.kill()
+        writer.wait()
+    assert (result.returncode, result.stdout) == (0, expected(place, "a0.wav")[0].text + "\n"), result.stderr
 
 
 def test_partials_go_to_stderr(run, place):
