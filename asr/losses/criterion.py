@@ -26,6 +26,7 @@ from asr.losses.pruned import (
 )
 from asr.losses.transducer import (
     BACKENDS,
+    check_type,
     fused_transducer_loss,
     import_backend,
     k2_boundary,
@@ -42,6 +43,7 @@ class LossConfig:
 
     kind: str = "pruned"  # pruned | full
     backend: str = "native"  # native | torchaudio (full only) | k2
+    rnnt_type: str = "regular"  # regular | modified: a symbol takes no frame | one symbol a frame, as the search does
     s_range: int = (
         5  # label positions kept at each frame (pruned); widened where a batch has too many labels a frame
     )
@@ -62,6 +64,7 @@ class LossConfig:
             raise UserError(f"loss kind is {self.kind!r}, but must be one of {', '.join(KINDS)}")
         if self.backend not in BACKENDS:
             raise UserError(f"loss backend is {self.backend!r}, but must be one of {', '.join(BACKENDS)}")
+        check_type(self.rnnt_type, self.backend)
         if self.s_range < 2:
             raise UserError(
                 f"loss s_range is {self.s_range}, but a band needs at least 2 label positions a frame"
@@ -180,10 +183,11 @@ class TransducerCriterion(nn.Module):
                 "sum",
                 c.fastemit,
                 c.delay_penalty,
+                rnnt_type=c.rnnt_type,
             )
         logits = joiner(encoder_out, predictor_out).float()
         return transducer_loss(
-            logits, targets, encoder_lengths, target_lengths, BLANK, "sum", 0.0, c.delay_penalty, c.backend
+            logits, targets, encoder_lengths, target_lengths, BLANK, "sum", 0.0, c.delay_penalty, c.backend, c.rnnt_type
         )
 
     def _pruned(self, joiner, encoder_out, predictor_out, targets, encoder_lengths, target_lengths):  # type: ignore[no-untyped-def]
@@ -205,8 +209,9 @@ class TransducerCriterion(nn.Module):
                 "sum",
                 c.fastemit,
                 c.delay_penalty,
+                c.rnnt_type,
             )
-            ranges = pruning_ranges(*occupancy, encoder_lengths, target_lengths, s_range)
+            ranges = pruning_ranges(*occupancy, encoder_lengths, target_lengths, s_range, c.rnnt_type)
             pruned = fused_pruned_transducer_loss(
                 encoder,
                 predictor,
@@ -221,6 +226,7 @@ class TransducerCriterion(nn.Module):
                 "sum",
                 c.fastemit,
                 c.delay_penalty,
+                rnnt_type=c.rnnt_type,
             )
             return simple, pruned
         k2 = import_backend("k2")
@@ -237,13 +243,21 @@ class TransducerCriterion(nn.Module):
                 c.am_scale,
                 boundary,
                 reduction="sum",
+                rnnt_type=c.rnnt_type,
                 delay_penalty=c.delay_penalty,
                 return_grad=True,
             )
         ranges = k2.get_rnnt_prune_ranges(*occupancy, boundary, s_range)
         logits = joiner.join(*prune(encoder, predictor, ranges)).float()
         pruned = k2.rnnt_loss_pruned(
-            logits, targets, ranges, BLANK, boundary, delay_penalty=c.delay_penalty, reduction="sum"
+            logits,
+            targets,
+            ranges,
+            BLANK,
+            boundary,
+            rnnt_type=c.rnnt_type,
+            delay_penalty=c.delay_penalty,
+            reduction="sum",
         )
         return simple, pruned
 

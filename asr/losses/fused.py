@@ -118,7 +118,7 @@ class _FusedLoss(torch.autograd.Function):
     def forward(  # type: ignore[no-untyped-def]
         ctx, encoder, predictor, weight, bias, targets, logit_lengths, target_lengths, starts, width, options
     ):
-        activation, blank, fastemit, delay_penalty, slicing, compute_dtype = options
+        activation, blank, fastemit, delay_penalty, slicing, rnnt_type, compute_dtype = options
         batch, frames = encoder.shape[:2]
         dtype = torch.float64 if compute_dtype == torch.float64 else torch.float32
         device = encoder.device
@@ -176,7 +176,7 @@ class _FusedLoss(torch.autograd.Function):
 
         if delay_penalty:
             scores[0] += delay_scores(logit_lengths, frames, delay_penalty).to(dtype)
-        result = run_lattice(scores[0], scores[1], logit_lengths, target_lengths, starts)
+        result = run_lattice(scores[0], scores[1], logit_lengths, target_lengths, starts, rnnt_type)
         if needs:
             ctx.cells, ctx.kept, ctx.norms, ctx.label_ids = cells, kept, norms, label_ids
             ctx.label_use, ctx.blank_use = (result.label * (1.0 + fastemit)).to(dtype), result.blank.to(dtype)
@@ -284,6 +284,7 @@ def joiner_loss(
     fastemit: float,
     delay_penalty: float,
     slicing: Slicing | None,
+    rnnt_type: str = "regular",
 ) -> Tensor:
     """Losses (B,) of checked arguments; ``starts`` (B, T) and ``width`` describe the band (None: the full
     lattice)."""
@@ -300,6 +301,7 @@ def joiner_loss(
             float(fastemit),
             float(delay_penalty),
             slicing or Slicing.default(device),
+            rnnt_type,
             compute_dtype,
         )
         return _FusedLoss.apply(

@@ -11,6 +11,9 @@ is a unique slot: a diagonal of any band fits into R slots, a label edge stays i
 moves to the next one. The backward variables obey the same recursion on the reversed lattice, so both run as
 one batch of 2 B rows.
 
+That is the regular lattice. In the *modified* one (k2's name) a label edge leads to (t + 1, u + 1): one symbol a frame,
+which is also what greedy search here and in sherpa-onnx emits. Its paths have T edges, so it runs frame by frame.
+
 Shapes: B utterances, T frames (40 ms), U labels, R cells a frame. All log-probabilities are natural
 logarithms. Scores are summed in float64 whatever the inputs are: the lattice is thousands of times smaller
 than the logits, and occupancies from float32 sums of a few thousand nats are only good to 1e-3. Sources:
@@ -25,6 +28,7 @@ import torch
 from torch import Tensor
 
 NEG_INF = float("-inf")
+TYPES = ("regular", "modified")
 
 
 class LatticeResult(NamedTuple):
@@ -44,15 +48,22 @@ def delay_scores(logit_lengths: Tensor, frames: int, delay_penalty: float) -> Te
 
 
 def run_lattice(
-    label: Tensor, blank: Tensor, logit_lengths: Tensor, target_lengths: Tensor, starts: Tensor | None = None
+    label: Tensor,
+    blank: Tensor,
+    logit_lengths: Tensor,
+    target_lengths: Tensor,
+    starts: Tensor | None = None,
+    rnnt_type: str = "regular",
 ) -> LatticeResult:
     """Log-likelihood and edge occupancies of a (banded) transducer lattice, without autograd.
 
     label, blank (B, T, R): log-probability of the edge that leaves cell (t, starts[t] + r); values outside
     the utterance and label edges that leave the band are ignored. logit_lengths (B,) >= 1, target_lengths
     (B,) >= 0. starts (B, T) int64, not decreasing within an utterance. An utterance that no path crosses has
-    log-likelihood -inf and zero occupancies.
+    log-likelihood -inf and zero occupancies. rnnt_type: ``regular`` or ``modified``.
     """
+    if rnnt_type == "modified":
+        return _run_modified(label, blank, logit_lengths, target_lengths, starts)
     batch, frames, width = label.shape
     device = label.device
     label, blank = label.detach().to(torch.float64), blank.detach().to(torch.float64)
@@ -121,13 +132,58 @@ def run_lattice(
     return LatticeResult(log_likelihood, label_use, blank_use)
 
 
+def _run_modified(
+    label: Tensor, blank: Tensor, logit_lengths: Tensor, target_lengths: Tensor, starts: Tensor | None
+) -> LatticeResult:
+    """`run_lattice` for the modified type: T steps over all label positions, W of them."""
+    batch, frames, width = label.shape
+    device = label.device
+    t = torch.arange(frames, device=device).view(1, frames, 1)
+    u = torch.arange(width, device=device).view(1, 1, width).expand(batch, frames, width)
+    if starts is not None:
+        u = starts.unsqueeze(2) + u
+    lengths, labels = logit_lengths.view(batch, 1, 1), target_lengths.view(batch, 1, 1)
+    positions = max(int(u.amax()) + 1, int(target_lengths.max()) + 1)
+    inside = (t < lengths) & (u <= labels)
+    # edges[0]: labels, edges[1]: blanks, by frame and absolute position; beyond an utterance's end blanks are free
+    edges = torch.full((2, batch, frames, positions), NEG_INF, dtype=torch.float64, device=device)
+    edges[0].scatter_(2, u, torch.where(inside & (u < labels), label.detach().double(), NEG_INF))
+    edges[1].scatter_(2, u, torch.where(inside, blank.detach().double(), NEG_INF))
+    edges[1].masked_fill_(t >= lengths, 0.0)
+
+    # Row b holds the lattice, row B + b its reverse, where an edge is filed under the cell it leads to.
+    back = edges.flip(2, 3)
+    steps = torch.cat((edges, torch.stack((back[0].roll(-1, -1), back[1]))), dim=1).permute(2, 0, 1, 3).contiguous()
+    state = torch.full((frames + 1, 2 * batch, positions), NEG_INF, dtype=torch.float64, device=device)
+    state[0, :batch, 0] = 0.0
+    state[0, batch:].scatter_(1, positions - 1 - target_lengths.view(batch, 1), 0.0)
+    scratch = torch.empty_like(steps[0])
+    for now, step, following in zip(state, steps, state[1:], strict=False):  # the last state has no step
+        torch.add(now, step, out=scratch)
+        torch.logaddexp(scratch[1], scratch[0].roll(1, -1), out=following)
+
+    alpha = state[:-1, :batch].transpose(0, 1)  # (B, T, W): before frame t
+    beta = state[:-1, batch:].flip(0, 2).transpose(0, 1)  # after frame t
+    log_likelihood = state[-1, :batch].gather(1, target_lengths.view(batch, 1)).squeeze(1)
+    possible = (log_likelihood != NEG_INF).view(batch, 1, 1)
+    norm = torch.where(possible, log_likelihood.view(batch, 1, 1), 0.0)
+    ahead = torch.cat((beta[:, :, 1:], torch.full_like(beta[:, :, :1], NEG_INF)), dim=2)
+    label_use = (alpha + edges[0] + ahead - norm).exp().gather(2, u)
+    blank_use = (alpha + edges[1] + beta - norm).exp().gather(2, u)
+    return LatticeResult(
+        log_likelihood,
+        torch.where(inside & (u < labels) & possible, label_use, 0.0),
+        torch.where(inside & possible, blank_use, 0.0),
+    )
+
+
 class _Lattice(torch.autograd.Function):
     """Negative log-likelihood with its analytic gradient (minus the occupancies), which are returned beside
     it."""
 
     @staticmethod
-    def forward(ctx, label, blank, logit_lengths, target_lengths, starts, fastemit):  # type: ignore[no-untyped-def]
-        result = run_lattice(label, blank, logit_lengths, target_lengths, starts)
+    def forward(ctx, label, blank, logit_lengths, target_lengths, starts, fastemit, rnnt_type):  # type: ignore[no-untyped-def]
+        result = run_lattice(label, blank, logit_lengths, target_lengths, starts, rnnt_type)
         label_use, blank_use = result.label.to(label.dtype), result.blank.to(blank.dtype)
         ctx.save_for_backward(label_use, blank_use)
         ctx.fastemit = fastemit
@@ -139,7 +195,7 @@ class _Lattice(torch.autograd.Function):
     def backward(ctx, grad, _label, _blank):  # type: ignore[no-untyped-def]
         label_use, blank_use = ctx.saved_tensors
         grad = grad.view(-1, 1, 1)
-        return -(1.0 + ctx.fastemit) * grad * label_use, -grad * blank_use, None, None, None, None
+        return -(1.0 + ctx.fastemit) * grad * label_use, -grad * blank_use, None, None, None, None, None
 
 
 def lattice_loss(
@@ -150,6 +206,7 @@ def lattice_loss(
     starts: Tensor | None = None,
     fastemit: float = 0.0,
     delay_penalty: float = 0.0,
+    rnnt_type: str = "regular",
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Differentiable loss (B,) in nats and the occupancies of label and blank edges (B, T, R).
 
@@ -158,4 +215,4 @@ def lattice_loss(
     """
     if delay_penalty:
         label = label + delay_scores(logit_lengths, label.shape[1], delay_penalty).to(label.dtype)
-    return _Lattice.apply(label, blank, logit_lengths, target_lengths, starts, float(fastemit))
+    return _Lattice.apply(label, blank, logit_lengths, target_lengths, starts, float(fastemit), rnnt_type)

@@ -2,7 +2,7 @@
 joiner scores the band.
 
 Equal to k2 1.23.2's ``rnnt_loss_smoothed``, ``get_rnnt_prune_ranges``, ``do_rnnt_pruning`` and
-``rnnt_loss_pruned`` (regular lattice), with the axes in this package's order: time before labels.
+``rnnt_loss_pruned``, regular and modified lattice, with the axes in this package's order: time before labels.
 
 Shapes: B utterances, T encoder frames (40 ms), U labels, V symbols (blank included), J joiner width, R =
 s_range kept positions a frame. Losses are nats an utterance. Source: Kuang et al. 2022, arXiv 2206.13236.
@@ -17,6 +17,7 @@ from torch import Tensor
 from asr.losses.checks import check_lattice, reduce_losses
 from asr.losses.fused import Slicing, joiner_loss
 from asr.losses.lattice import lattice_loss
+from asr.losses.transducer import check_type
 
 
 class _AdditiveScores(torch.autograd.Function):
@@ -119,6 +120,7 @@ def simple_transducer_loss(
     reduction: str = "none",
     fastemit: float = 0.0,
     delay_penalty: float = 0.0,
+    rnnt_type: str = "regular",
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     """Loss of the additive joiner, and the occupancies (B, T, U + 1) of its label and blank edges (no
     gradient).
@@ -147,7 +149,7 @@ def simple_transducer_loss(
             am, lm = am.float(), lm.float()
         label, stay = simple_log_probs(lm, am, targets, blank, lm_only_scale, am_only_scale)
         losses, label_use, blank_use = lattice_loss(
-            label, stay, logit_lengths, target_lengths, None, fastemit, delay_penalty
+            label, stay, logit_lengths, target_lengths, None, fastemit, delay_penalty, rnnt_type
         )
     return reduce_losses(losses, reduction), (label_use, blank_use)
 
@@ -165,13 +167,14 @@ def pruning_ranges(
     logit_lengths: Tensor,
     target_lengths: Tensor,
     s_range: int,
+    rnnt_type: str = "regular",
 ) -> Tensor:
     """The label positions to keep at each frame, (B, T, R) int64 with R = min(s_range, U + 1).
 
     label_occupancy, blank_occupancy (B, T, U + 1) from `simple_transducer_loss`. ``ranges[b, t]`` are R
     consecutive positions; the first ones do not decrease, start at 0, climb by less than R a frame, and the
     last frame's band holds the last label. Raises ValueError when s_range < 2, or when an utterance has more
-    than ``(s_range - 1) * T_b`` labels.
+    than ``(s_range - 1) * T_b`` labels. In the modified lattice a path climbs by one a frame, and so do the ranges.
     """
     batch, frames, positions = blank_occupancy.shape
     if label_occupancy.shape != blank_occupancy.shape or logit_lengths.shape != (batch,):
@@ -199,7 +202,7 @@ def pruning_ranges(
     start = _monotonic(start)
     # climbing by at most R - 1 a frame is monotonicity of (R - 1) t - start; clamping makes the first frame
     # start at 0
-    ramp = (width - 1) * t
+    ramp = (1 if rnnt_type == "modified" else width - 1) * t
     start = ramp - _monotonic(ramp - start).clamp(min=0)
     return start.unsqueeze(2) + torch.arange(width, device=device)
 
@@ -232,9 +235,10 @@ def pruned_transducer_loss(
     reduction: str = "none",
     fastemit: float = 0.0,
     delay_penalty: float = 0.0,
+    rnnt_type: str = "regular",
 ) -> Tensor:
-    """Loss of joiner logits (B, T, R, V) on the band ``ranges`` (B, T, R): k2's ``rnnt_loss_pruned``, regular
-    lattice."""
+    """Loss of joiner logits (B, T, R, V) on the band ``ranges`` (B, T, R): k2's ``rnnt_loss_pruned``."""
+    check_type(rnnt_type)
     if logits.dim() != 4 or ranges.shape != logits.shape[:3]:
         raise ValueError(
             f"expected logits (B, T, R, V) and ranges (B, T, R), "
@@ -260,7 +264,7 @@ def pruned_transducer_loss(
     label = logits.gather(3, following.unsqueeze(3)).squeeze(3) - norm
     stay = logits[..., blank] - norm
     losses, _, _ = lattice_loss(
-        label, stay, logit_lengths, target_lengths, ranges[:, :, 0], fastemit, delay_penalty
+        label, stay, logit_lengths, target_lengths, ranges[:, :, 0], fastemit, delay_penalty, rnnt_type
     )
     return reduce_losses(losses, reduction)
 
@@ -280,6 +284,7 @@ def fused_pruned_transducer_loss(
     fastemit: float = 0.0,
     delay_penalty: float = 0.0,
     slicing: Slicing | None = None,
+    rnnt_type: str = "regular",
 ) -> Tensor:
     """`pruned_transducer_loss` of ``linear(activation(encoder + predictor))`` on the band, a slice of the
     logits at a time.
@@ -322,6 +327,7 @@ def fused_pruned_transducer_loss(
         fastemit,
         delay_penalty,
         slicing,
+        rnnt_type,
     )
     return reduce_losses(losses, reduction)
 

@@ -2,7 +2,7 @@
 
 Shapes: B utterances, T encoder frames (40 ms), U labels, V symbols (blank included), J joiner width. Losses
 are negative log-likelihoods in nats, one an utterance. The regular lattice: a label keeps the frame, a blank
-moves on. Sources: Graves 2012 (arXiv 1211.3711); FastEmit (arXiv 2010.11148); delay penalty as in k2 (issue
+moves on; the modified one (k2's name): either moves on, one symbol a frame. Sources: Graves 2012 (arXiv 1211.3711); FastEmit (arXiv 2010.11148); delay penalty as in k2 (issue
 k2-fsa/k2#955).
 """
 
@@ -18,7 +18,7 @@ from torch import Tensor
 from asr.errors import UserError
 from asr.losses.checks import check_lattice, reduce_losses
 from asr.losses.fused import Slicing, joiner_loss
-from asr.losses.lattice import delay_scores, run_lattice
+from asr.losses.lattice import TYPES, delay_scores, run_lattice
 
 BACKENDS = ("native", "torchaudio", "k2")
 _INSTALL = {
@@ -46,6 +46,16 @@ def import_backend(name: str) -> ModuleType:
         ) from error
 
 
+def check_type(rnnt_type: str, backend: str = "native") -> None:
+    """UserError for a lattice that there is not, or that the back end has not."""
+    if rnnt_type not in TYPES:
+        raise UserError(f"loss rnnt_type is {rnnt_type!r}, but must be one of {', '.join(TYPES)}")
+    if rnnt_type != "regular" and backend == "torchaudio":
+        raise UserError(
+            "loss backend 'torchaudio' has only the regular lattice: set rnnt_type to regular or backend to native"
+        )
+
+
 def transducer_loss(
     logits: Tensor,
     targets: Tensor,
@@ -56,6 +66,7 @@ def transducer_loss(
     fastemit: float = 0.0,
     delay_penalty: float = 0.0,
     backend: str = "native",
+    rnnt_type: str = "regular",
 ) -> Tensor:
     """Transducer loss of joiner logits: (B,) for reduction ``none``, a scalar for ``sum`` or ``mean`` (over
     utterances).
@@ -65,11 +76,13 @@ def transducer_loss(
     T; target_lengths (B,), 0 … U. fastemit: lambda of FastEmit, it multiplies the gradient through label
     emissions by 1 + lambda, the value stays. delay_penalty: nats a frame, added to a label at frame t as
     ``delay_penalty * ((T_b - 1) / 2 - t)``. backend: ``native``; ``torchaudio`` (float32 or float16 logits,
-    no fastemit, no delay_penalty); ``k2`` (no fastemit). Raises ValueError for shapes, lengths, ids or a
+    no fastemit, no delay_penalty, regular only); ``k2`` (no fastemit). rnnt_type: ``regular`` or ``modified``; with
+    the latter an utterance with more labels than frames has loss inf and no gradient. Raises ValueError for shapes, lengths, ids or a
     reduction that make no lattice; UserError for a back end that is not there or cannot do what is asked.
     """
     if backend not in BACKENDS:
         raise UserError(f"unknown loss backend {backend!r}: choose one of {', '.join(BACKENDS)}")
+    check_type(rnnt_type, backend)
     if logits.dim() != 4:
         raise ValueError(f"logits must be (B, T, U + 1, V), found shape {tuple(logits.shape)}")
     if not logits.is_floating_point():
@@ -87,9 +100,8 @@ def transducer_loss(
         reduction,
     )
     if backend == "native":
-        losses = _LogitsLoss.apply(
-            logits, targets, logit_lengths, target_lengths, blank, float(fastemit), float(delay_penalty)
-        )
+        options = (blank, float(fastemit), float(delay_penalty), rnnt_type)
+        losses = _LogitsLoss.apply(logits, targets, logit_lengths, target_lengths, *options)
         return reduce_losses(losses, reduction)
     if fastemit:
         raise UserError(f"loss backend {backend!r} has no FastEmit: set fastemit to 0 or use backend native")
@@ -98,7 +110,7 @@ def transducer_loss(
             _torchaudio_loss(logits, targets, logit_lengths, target_lengths, blank, delay_penalty), reduction
         )
     return reduce_losses(
-        _k2_loss(logits, targets, logit_lengths, target_lengths, blank, delay_penalty), reduction
+        _k2_loss(logits, targets, logit_lengths, target_lengths, blank, delay_penalty, rnnt_type), reduction
     )
 
 
@@ -116,6 +128,7 @@ def fused_transducer_loss(
     fastemit: float = 0.0,
     delay_penalty: float = 0.0,
     slicing: Slicing | None = None,
+    rnnt_type: str = "regular",
 ) -> Tensor:
     """``transducer_loss`` of ``linear(activation(encoder + predictor))`` that holds one slice of the logits
     at a time.
@@ -126,6 +139,7 @@ def fused_transducer_loss(
     there. Under autocast the matrix products run in the autocast type, softmax and lattice in float32. The
     rest is as in `transducer_loss`.
     """
+    check_type(rnnt_type)
     if encoder.dim() != 3 or predictor.dim() != 3 or weight.dim() != 2:
         raise ValueError(
             f"expected encoder (B, T, J), predictor (B, U + 1, J), weight (V, J), found shapes "
@@ -166,6 +180,7 @@ def fused_transducer_loss(
         fastemit,
         delay_penalty,
         slicing,
+        rnnt_type,
     )
     return reduce_losses(losses, reduction)
 
@@ -175,7 +190,7 @@ class _LogitsLoss(torch.autograd.Function):
     gradient."""
 
     @staticmethod
-    def forward(ctx, logits, targets, logit_lengths, target_lengths, blank, fastemit, delay_penalty):  # type: ignore[no-untyped-def]
+    def forward(ctx, logits, targets, logit_lengths, target_lengths, blank, fastemit, delay_penalty, rnnt_type):  # type: ignore[no-untyped-def]
         batch, frames, positions, vocab = logits.shape
         dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
         norms = torch.empty(batch, frames, positions, dtype=dtype, device=logits.device)
@@ -186,7 +201,7 @@ class _LogitsLoss(torch.autograd.Function):
         stay = logits[..., blank].to(dtype) - norms
         if delay_penalty:
             label += delay_scores(logit_lengths, frames, delay_penalty).to(dtype)
-        result = run_lattice(label, stay, logit_lengths, target_lengths)
+        result = run_lattice(label, stay, logit_lengths, target_lengths, None, rnnt_type)
         if ctx.needs_input_grad[0]:
             ctx.save_for_backward(
                 logits, norms, targets, (result.label * (1.0 + fastemit)).to(dtype), result.blank.to(dtype)
@@ -217,7 +232,7 @@ class _LogitsLoss(torch.autograd.Function):
             target.scatter_add_(-1, ids, -label.unsqueeze(-1))
             if target is not out:
                 out.copy_(target)
-        return d_logits, None, None, None, None, None, None
+        return d_logits, None, None, None, None, None, None, None
 
 
 def _pieces(*tensors: Tensor):  # type: ignore[no-untyped-def]
@@ -264,7 +279,7 @@ def k2_boundary(logit_lengths: Tensor, target_lengths: Tensor) -> Tensor:
     return torch.stack((zero, zero, target_lengths, logit_lengths), dim=1)
 
 
-def _k2_loss(logits, targets, logit_lengths, target_lengths, blank, delay_penalty):  # type: ignore[no-untyped-def]
+def _k2_loss(logits, targets, logit_lengths, target_lengths, blank, delay_penalty, rnnt_type):  # type: ignore[no-untyped-def]
     k2 = import_backend("k2")
     if targets.shape[1] < 1 or logits.shape[1] < targets.shape[1]:
         raise UserError("loss backend 'k2' needs 1 <= U <= T: use backend native for this batch")
@@ -273,6 +288,7 @@ def _k2_loss(logits, targets, logit_lengths, target_lengths, blank, delay_penalt
         targets,
         blank,
         k2_boundary(logit_lengths, target_lengths),
+        rnnt_type=rnnt_type,
         delay_penalty=delay_penalty,
         reduction="none",
     )

@@ -6,8 +6,8 @@ It runs where k2 runs, which is not this package's environment (made with Python
 
     python tests/losses/make_k2_reference.py [OUTPUT.npz]
 
-Keys are ``<case>/<name>``; tensors keep k2's own axis order (px_grad is (B, U, T + 1), py_grad is (B, U + 1,
-T)).
+Keys are ``<case>/<name>``; tensors keep k2's own axis order (px_grad is (B, U, T + 1), or (B, U, T) where rnnt_type is
+modified; py_grad is (B, U + 1, T)).
 """
 
 import sys
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-# name: (B, T, U, V, s_range, lm_only_scale, am_only_scale, delay_penalty, ragged)
+# name: (B, T, U, V, s_range, lm_only_scale, am_only_scale, delay_penalty, ragged[, rnnt_type])
 CASES = {
     "plain": (2, 9, 5, 7, 3, 0.0, 0.0, 0.0, False),
     "scales": (3, 12, 6, 11, 3, 0.25, 0.1, 0.0, True),
@@ -24,6 +24,9 @@ CASES = {
     "covering": (2, 10, 4, 6, 5, 0.0, 0.2, 0.01, True),
     "narrow": (4, 25, 11, 8, 2, 0.1, 0.1, 0.0, True),
     "short": (2, 4, 4, 5, 2, 0.25, 0.0, 0.0, False),
+    "modified": (3, 14, 6, 9, 3, 0.25, 0.1, 0.02, True, "modified"),
+    "modified-wide": (2, 8, 5, 7, 6, 0.0, 0.0, 0.0, False, "modified"),
+    "modified-narrow": (3, 22, 10, 8, 2, 0.25, 0.0, 0.0, True, "modified"),
 }
 
 
@@ -44,7 +47,8 @@ def main() -> int:
     def normal(*shape, scale=1.5):
         return (torch.randn(*shape, generator=generator) * scale).requires_grad_()
 
-    for name, (B, T, U, V, s_range, lm_scale, am_scale, delay, ragged) in CASES.items():
+    for name, (B, T, U, V, s_range, lm_scale, am_scale, delay, ragged, *rest) in CASES.items():
+        rnnt_type = rest[0] if rest else "regular"
         symbols = torch.randint(1, V, (B, U), generator=generator)
         frames = torch.full((B,), T)
         labels = torch.full((B,), U)
@@ -67,6 +71,7 @@ def main() -> int:
             lm_only_scale=lm_scale,
             am_only_scale=am_scale,
             boundary=boundary,
+            rnnt_type=rnnt_type,
             delay_penalty=delay,
             reduction="none",
             return_grad=True,
@@ -77,11 +82,13 @@ def main() -> int:
         logits = torch.tanh(am_pruned + lm_pruned).detach() * 3
         logits.requires_grad_()
         pruned = k2.rnnt_loss_pruned(
-            logits, symbols, ranges, 0, boundary, delay_penalty=delay, reduction="none"
+            logits, symbols, ranges, 0, boundary, rnnt_type=rnnt_type, delay_penalty=delay, reduction="none"
         )
         (pruned * weight).sum().backward()
         joint = (torch.tanh(am.detach().unsqueeze(2) + lm.detach().unsqueeze(1)) * 3).requires_grad_()
-        full = k2.rnnt_loss(joint, symbols, 0, boundary, delay_penalty=delay, reduction="none")
+        full = k2.rnnt_loss(
+            joint, symbols, 0, boundary, rnnt_type=rnnt_type, delay_penalty=delay, reduction="none"
+        )
         (full * weight).sum().backward()
         values = {
             "targets": symbols,

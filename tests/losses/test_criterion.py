@@ -76,10 +76,11 @@ def test_pruned_adds_up_and_reaches_every_parameter():
     assert data["predictor_out"].grad[2, 3:].abs().sum() == 0
 
 
-def test_pruned_with_a_wide_band_is_full():
+@pytest.mark.parametrize("rnnt_type", ["regular", "modified"])
+def test_pruned_with_a_wide_band_is_full(rnnt_type):
     model, data = Model(), batch()
-    wide = criterion(kind="pruned", s_range=LABELS + 1)(model, **data, step=10_000)
-    full = criterion(kind="full")(model, **data, step=0)
+    wide = criterion(kind="pruned", s_range=LABELS + 1, rnnt_type=rnnt_type)(model, **data, step=10_000)
+    full = criterion(kind="full", rnnt_type=rnnt_type)(model, **data, step=0)
     torch.testing.assert_close(wide["transducer"], full["transducer"])
 
 
@@ -159,6 +160,8 @@ def test_missing_backend_is_known_at_the_start(monkeypatch):
         ({"kind": "pruned", "backend": "torchaudio"}, "no pruned loss"),
         ({"kind": "full", "backend": "k2", "fastemit": 0.1}, "FastEmit"),
         ({"kind": "full", "backend": "torchaudio", "delay_penalty": 0.1}, "delay penalty"),
+        ({"kind": "full", "backend": "torchaudio", "rnnt_type": "modified"}, "only the regular lattice"),
+        ({"rnnt_type": "constrained"}, "rnnt_type"),
     ],
 )
 def test_bad_config(options, message):

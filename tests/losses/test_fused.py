@@ -50,11 +50,12 @@ def gradients(loss, leaves, weight):
 @pytest.mark.parametrize("pruned", [False, True])
 @pytest.mark.parametrize("activation", ["relu", "tanh"])
 @pytest.mark.parametrize("slicing", [None, KEEP, RECOMPUTE, ROW_BY_ROW])
-def test_equals_logits_in_one_piece(pruned, activation, slicing):
+@pytest.mark.parametrize("rnnt_type", ["regular", "modified"])
+def test_equals_logits_in_one_piece(pruned, activation, slicing, rnnt_type):
     leaves, (targets, *lengths) = problem()
     encoder, predictor, matrix, bias = leaves
     weight = torch.tensor([0.5, 2.0, 1.0])
-    options = {"fastemit": 0.1, "delay_penalty": 0.05}
+    options = {"fastemit": 0.1, "delay_penalty": 0.05, "rnnt_type": rnnt_type}
     if pruned:
         am, lm = prune(encoder, predictor, band())
         logits = ACTIVATION[activation](am + lm) @ matrix.t() + bias

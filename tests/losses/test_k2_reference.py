@@ -12,7 +12,11 @@ from asr.losses.pruned import prune, pruned_transducer_loss, pruning_ranges, sim
 from asr.losses.transducer import transducer_loss
 
 FILE = Path(__file__).with_name("k2_reference.npz")
-CASES = ("plain", "scales", "icefall", "delay", "covering", "narrow", "short")
+CASES = ("plain", "scales", "icefall", "delay", "covering", "narrow", "short", "modified", "modified-wide", "modified-narrow")
+
+
+def lattice_type(name: str) -> str:
+    return "modified" if name.startswith("modified") else "regular"
 
 
 @pytest.fixture(scope="module")
@@ -49,10 +53,11 @@ def test_simple_loss(reference, name):
         lm_scale,
         am_scale,
         delay_penalty=delay,
+        rnnt_type=lattice_type(name),
     )
     close(loss, c["simple"])
-    # theirs: (B, U, T + 1) and (B, U + 1, T); their frame T and our label column U have no edge
-    close(label_use[:, :, :-1], c["px_grad"].transpose(1, 2)[:, :-1], 2e-5)
+    # theirs: (B, U, T + 1), T if modified, and (B, U + 1, T); their frame T and our label column U have no edge
+    close(label_use[:, :, :-1], c["px_grad"].transpose(1, 2)[:, : am.shape[1]], 2e-5)
     close(blank_use, c["py_grad"].transpose(1, 2), 2e-5)
     assert label_use[:, :, -1].abs().max() == 0
     (loss * c["weight"]).sum().backward()
@@ -63,10 +68,10 @@ def test_simple_loss(reference, name):
 @pytest.mark.parametrize("name", CASES)
 def test_pruning_ranges(reference, name):
     c = case(reference, name)
-    label_use = torch.nn.functional.pad(c["px_grad"].transpose(1, 2)[:, :-1], (0, 1))
-    ranges = pruning_ranges(
-        label_use, c["py_grad"].transpose(1, 2), c["logit_lengths"], c["target_lengths"], int(c["options"][0])
-    )
+    blank_use = c["py_grad"].transpose(1, 2)
+    label_use = torch.nn.functional.pad(c["px_grad"].transpose(1, 2)[:, : blank_use.shape[1]], (0, 1))
+    lengths = (c["logit_lengths"], c["target_lengths"])
+    ranges = pruning_ranges(label_use, blank_use, *lengths, int(c["options"][0]), lattice_type(name))
     assert torch.equal(ranges, c["ranges"])
 
 
@@ -82,6 +87,7 @@ def test_pruned_loss(reference, name):
         c["logit_lengths"],
         c["target_lengths"],
         delay_penalty=float(c["options"][3]),
+        rnnt_type=lattice_type(name),
     )
     close(loss, c["pruned"])
     (loss * c["weight"]).sum().backward()
@@ -93,7 +99,12 @@ def test_full_loss(reference, name):
     c = case(reference, name)
     logits = (torch.tanh(c["am"].unsqueeze(2) + c["lm"].unsqueeze(1)) * 3).requires_grad_()
     loss = transducer_loss(
-        logits, c["targets"], c["logit_lengths"], c["target_lengths"], delay_penalty=float(c["options"][3])
+        logits,
+        c["targets"],
+        c["logit_lengths"],
+        c["target_lengths"],
+        delay_penalty=float(c["options"][3]),
+        rnnt_type=lattice_type(name),
     )
     close(loss, c["full"])
     (loss * c["weight"]).sum().backward()

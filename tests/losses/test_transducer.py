@@ -67,7 +67,38 @@ def test_all_paths(frames, labels, delay):
     assert ours == pytest.approx(theirs, abs=1e-5)
 
 
-@pytest.mark.parametrize("options", [{}, {"delay_penalty": 0.1}])
+@pytest.mark.parametrize(("frames", "labels"), [(1, 0), (1, 1), (4, 0), (3, 2), (4, 4), (6, 3)])
+@pytest.mark.parametrize("delay", [0.0, 0.2])
+def test_all_paths_of_the_modified_lattice(frames, labels, delay):
+    """One symbol a frame: choose the frames of the labels, the others are blanks."""
+    logits, targets, _, _ = problem(1, frames, labels, 4, seed=frames * 10 + labels)
+    lengths = (torch.tensor([frames]), torch.tensor([labels]))
+    ours = transducer_loss(logits, targets, *lengths, delay_penalty=delay, rnnt_type="modified").item()
+    log_probs = logits[0].double().log_softmax(-1)
+    scores = []
+    for where in itertools.combinations(range(frames), labels):
+        u, score = 0, 0.0
+        for t in range(frames):
+            if t in where:
+                score += log_probs[t, u, targets[0, u]].item() + delay * ((frames - 1) / 2 - t)
+                u += 1
+            else:
+                score += log_probs[t, u, 0].item()
+        scores.append(score)
+    assert ours == pytest.approx(-torch.logsumexp(torch.tensor(scores, dtype=torch.float64), 0).item(), abs=1e-5)
+
+
+def test_modified_lattice_of_more_labels_than_frames_is_infinite_without_nan():
+    logits, targets, *_ = problem(2, 3, 4, 5, ragged=False)
+    logits.requires_grad_()
+    lengths = (torch.tensor([3, 3]), torch.tensor([4, 2]))
+    loss = transducer_loss(logits, targets, *lengths, rnnt_type="modified")
+    assert loss[0] == float("inf") and loss[1].isfinite()
+    loss.sum().backward()
+    assert logits.grad.isfinite().all() and logits.grad[0].abs().max() == 0 < logits.grad[1].abs().max()
+
+
+@pytest.mark.parametrize("options", [{}, {"delay_penalty": 0.1}, {"rnnt_type": "modified"}])
 def test_finite_differences(options):
     logits, targets, logit_lengths, target_lengths = problem(2, 3, 2, 4, dtype=torch.float64)
     logits.requires_grad_()
