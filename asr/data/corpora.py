@@ -188,7 +188,7 @@ def _from_manifest(path: Path, splits: list[str], config: CorpusConfig, need_tex
             if not line.strip():
                 continue
             try:
-                entry = json.loads(line.decode("utf-8"))
+                entry = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
             except json.JSONDecodeError as error:
                 raise UserError(f"{path}, line {number}: not valid JSON ({error.msg}).") from error
             except UnicodeDecodeError as error:
@@ -197,6 +197,10 @@ def _from_manifest(path: Path, splits: list[str], config: CorpusConfig, need_tex
                 raise UserError(f"{path}, line {number}: needs an object with an 'audio' path.")
             if need_text and not isinstance(entry.get("text"), str):
                 raise UserError(f"{path}, line {number}: needs a 'text'.")
+            if entry.get("start") not in (None, 0):
+                raise UserError(
+                    f"{path}, line {number}: has a 'start', but a manifest line is a whole file: cut the file, or use lhotse cuts."
+                )
             seen.add(entry.get("split", ""))
             if splits and entry.get("split") not in splits:
                 continue
@@ -309,7 +313,8 @@ def _from_cut_file(path: Path, splits: list[str]) -> list[MonoCut]:
         ) from error
     for cut in cuts:
         for source in _sources(cut):
-            if source.type == "command":
+            # lhotse opens "pipe:COMMAND" as a URL
+            if source.type == "command" or str(source.source).startswith("pipe:"):
                 raise UserError(
                     f"{path}: the audio of cut {cut.id} is the output of a command, and data files run none."
                 )

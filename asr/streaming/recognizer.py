@@ -215,7 +215,7 @@ class Recognizer:
         endpoint: EndpointConfig | None = None,
     ) -> Iterator[Transcript | UserError]:
         """As `transcribe`, one by one and in order; a recording that cannot be read gives its error in its place."""
-        if batch_seconds <= 0 or parallel < 1:
+        if not batch_seconds > 0 or parallel < 1:
             raise UserError("batch_seconds must be positive and parallel at least 1")
         config = endpoint or EndpointConfig()
         sources = as_sources(inputs)

@@ -238,11 +238,13 @@ def test_no_data_file_runs_a_command(corpus: Path, tmp_path: Path) -> None:
     """A cut file may come from anywhere; its recordings may name shell commands, also deep inside a mixture."""
     cut = list(load_cuts(corpus))[0]
     done = tmp_path / "done"
-    evil = cut.recording.to_dict() | {
-        "sources": [{"type": "command", "channels": [0], "source": f"touch {done}"}]
-    }
-    hidden = MonoCut.from_dict(cut.to_dict() | {"recording": evil})
-    for cuts in ([hidden], [cut.append(hidden)]):
+
+    def hidden(kind: str, source: str) -> MonoCut:
+        evil = {"sources": [{"type": kind, "channels": [0], "source": source}]}
+        return MonoCut.from_dict(cut.to_dict() | {"recording": cut.recording.to_dict() | evil})
+
+    command = hidden("command", f"touch {done}")
+    for cuts in ([command], [cut.append(command)], [hidden("url", f"pipe:touch {done}")]):
         CutSet.from_cuts(cuts).to_file(tmp_path / "evil.jsonl")
         with pytest.raises(UserError, match="is the output of a command, and data files run none") as caught:
             load_cuts(tmp_path / "evil.jsonl")
@@ -269,3 +271,16 @@ def test_ranges_of_the_settings(key: str, value: float) -> None:
     setattr(node, leaf, value)
     with pytest.raises(UserError, match=leaf):
         config.validate()
+
+
+def test_manifest_with_a_byte_order_mark_and_with_a_start(corpus: Path, tmp_path: Path) -> None:
+    lines = [json.loads(line) for line in (corpus / "manifest.jsonl").read_text().splitlines()][:2]
+    for line in lines:
+        line["audio"] = str(corpus / line["audio"])
+    text = "\n".join(map(json.dumps, lines)) + "\n"
+    (tmp_path / "manifest.jsonl").write_text(text, encoding="utf-8-sig")
+    assert [cut.id for cut in load_cuts(tmp_path)] == [line["id"] for line in lines]
+    lines[1]["start"] = 0.25
+    (tmp_path / "manifest.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    with pytest.raises(UserError, match="line 2: has a 'start'"):
+        load_cuts(tmp_path)
