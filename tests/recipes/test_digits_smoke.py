@@ -24,6 +24,7 @@ def call(*command: str | Path) -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)  # two and a half minutes on a quiet machine
 def test_a_short_run_learns_digits_of_a_speaker_it_has_not_heard(real_data: Path, tmp_path: Path) -> None:
     pytest.importorskip("lightning")
     pytest.importorskip("lhotse")

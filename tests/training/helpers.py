@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -121,6 +122,19 @@ def train_on(recipe: Recipe, batches: list[Batch]) -> tuple[TransducerTask, dict
     trainer.callbacks.append(record)
     trainer.fit(task, datamodule=FixedData(batches))
     return task, torch.load(record.path, weights_only=True)
+
+
+def train_ranks(recipe: Recipe, batches: list[Batch]) -> dict[str, Any]:
+    """`train_on` in a fresh interpreter, for recipes with several processes: they fork, which torch forbids where a test
+    before has used autograd's threads. Returns what `Record` wrote."""
+    folder = recipe.folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    dump_yaml(recipe, folder / "ranks.yaml")
+    (folder / "batches.pkl").write_bytes(pickle.dumps([tuple(batch) for batch in batches]))
+    command = [sys.executable, "-m", "tests.training.child", str(folder / "ranks.yaml"), str(folder / "batches.pkl")]
+    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return torch.load(folder / "record.pt", weights_only=True)
 
 
 def start_child(recipe: Recipe, file: Path, kill_at: int = 0, group: bool = False) -> subprocess.Popen[str]:

@@ -18,7 +18,7 @@ from asr.errors import UserError
 from asr.training.fit import fit
 from asr.training.guard import drop_impossible
 from asr.training.recipe import Recipe
-from tests.training.helpers import differing, join_batches, make_batch, train_on
+from tests.training.helpers import differing, join_batches, make_batch, train_on, train_ranks
 
 STEPS = 20
 RecipeMaker = Callable[..., Recipe]
@@ -52,7 +52,7 @@ def test_two_gloo_processes_equal_one_process_with_both_batches(
     both = [join_batches(batches[:2]), join_batches(batches[2:])]
     _, one = train_on(make_recipe("one", settings), both)
     ranks = {"trainer.devices": 2, "trainer.strategy": "ddp_fork"}
-    _, two = train_on(make_recipe("two", {**settings, **ranks}), batches)
+    two = train_ranks(make_recipe("two", {**settings, **ranks}), batches)
     assert len(one["rows"]) == len(two["rows"]) == STEPS
     torch.testing.assert_close(torch.tensor(two["rows"]), torch.tensor(one["rows"]), rtol=1e-4, atol=1e-4)
     assert worst(one["weights"], two["weights"]) < 1e-4
@@ -102,7 +102,7 @@ def test_non_finite_batch_on_one_rank_is_skipped_by_all(
     bad.features[0, 0, 0] = float("nan")
     both_ranks = {"trainer.devices": 2, "trainer.strategy": "ddp_fork", "optim.warmup_steps": 0}
     recipe = make_recipe("ranks", {"trainer.max_steps": 2, **both_ranks})
-    _, ranks = train_on(recipe, [batches[0], bad, batches[2], batches[3]])
+    ranks = train_ranks(recipe, [batches[0], bad, batches[2], batches[3]])
     _, good = train_on(
         make_recipe("good", {"trainer.max_steps": 1, "optim.warmup_steps": 0}), [join_batches(batches[2:])]
     )
@@ -143,7 +143,7 @@ def test_batch_of_nothing_but_impossible_utterances_is_survived_by_ddp(
     recipe = make_recipe(
         "ranks", {"trainer.max_steps": 2, "trainer.devices": 2, "trainer.strategy": "ddp_fork"}
     )
-    _, ranks = train_on(recipe, [batches[0], nothing, batches[2], batches[1]])
+    ranks = train_ranks(recipe, [batches[0], nothing, batches[2], batches[1]])
     _, one = train_on(
         make_recipe("one", {"trainer.max_steps": 2}), [batches[0], join_batches([batches[2], batches[1]])]
     )
