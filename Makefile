@@ -44,6 +44,6 @@ $(VENV)/.base: $(VENV)/.created pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.base
-	@echo "installing the dependencies of training and tests into $(VENV)"
-	$(INSTALL) -e '.[train,dev]'
+	@echo "installing the dependencies of training, export and tests into $(VENV)"
+	$(INSTALL) -e '.[train,dev,export]'
 	touch $@

@@ -1,4 +1,4 @@
-"""The command line: ``asr transcribe | evaluate | train | bench``.
+"""The command line: ``asr transcribe | evaluate | train | bench | export | verify``.
 
 Every command wraps one library call and its options are that call's keywords. Nothing heavy is imported before the
 arguments have been checked. Bad input ends with ``error: <one sentence>`` on standard error and exit status 2.
@@ -422,10 +422,26 @@ def bench_command(argv: Sequence[str]) -> int:
     return 0
 
 
+def export_command(argv: Sequence[str]) -> int:
+    """``asr export MODEL --to TARGET --out FOLDER``."""
+    from export.cli import export_command as run
+
+    return run(argv)
+
+
+def verify_command(argv: Sequence[str]) -> int:
+    """``asr verify FOLDER --audio FILES… | --manifest F``."""
+    from export.cli import verify_command as run
+
+    return run(argv)
+
+
 COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], int]]] = {
     "transcribe": ("recognise recordings or a live stream", transcribe_command),
     "evaluate": ("word error rate and real-time factor on a manifest", evaluate_command),
     "train": ("train a model from a recipe", train_command),
+    "export": ("make files of a model that phones run", export_command),
+    "verify": ("prove that an export gives the words of the model, and measure it", verify_command),
     "bench": ("real-time factor, latency, start-up and memory of a model", bench_command),
 }
 

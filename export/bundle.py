@@ -1,0 +1,183 @@
+"""An export on disk: a folder written whole or not at all, with a manifest of what is in it and where it came from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import tempfile
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from asr import __version__
+from asr.errors import UserError
+from asr.features import feature_hash
+from asr.models.folder import WEIGHTS_FILE, LoadedModel, streaming_numbers
+
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+README = "README.md"
+PACKAGES = ("torch", "onnx", "onnxruntime", "sherpa-onnx", "executorch", "torchao", "sentencepiece", "numpy")
+
+
+def sha256(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """What made the export: this package, Python, and the libraries that are installed."""
+    found = {"emformer-asr": __version__, "python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def check_target(folder: Path) -> None:
+    """Refuse a target that is there already.
+
+    Raises:
+        UserError: it is, or its parent is not a folder.
+    """
+    if folder.exists() or folder.is_symlink():
+        raise UserError(f"{folder} exists already: choose another folder, nothing was written")
+    parent = folder.absolute().parent
+    while not parent.exists() and parent != parent.parent:
+        parent = parent.parent
+    if not parent.is_dir():
+        raise UserError(f"cannot write {folder}: {parent} is not a folder")
+
+
+def write_bundle(
+    folder: Path, loaded: LoadedModel, target: str, fill: Callable[[Path], dict[str, Any]]
+) -> dict[str, Any]:
+    """Make an export folder, whole or not at all.
+
+    Args:
+        folder: the folder to make; its parents are made too.
+        loaded: the model that is exported.
+        target: name of the target, kept in the manifest.
+        fill: writes the files into the (temporary) folder it is given, README included, and returns what the manifest
+            says beside the common part.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        UserError: the folder exists, or the disk does not take it; whatever ``fill`` raises.
+    """
+    check_target(folder)
+    description = describe_model(loaded)  # before the work: the model on disk may be replaced meanwhile
+    missing = next((p for p in reversed(folder.absolute().parents) if not p.exists()), None)
+    try:
+        folder.absolute().parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(
+            prefix=f".{folder.name}.", suffix=".tmp", dir=folder.absolute().parent
+        ) as temporary:
+            new = Path(temporary) / "new"
+            new.mkdir()
+            special = fill(new)
+            manifest = {
+                "format_version": FORMAT_VERSION,
+                "target": target,
+                "model": description,
+                "features": {
+                    "kind": loaded.features.kind,
+                    "hash": feature_hash(loaded.features),
+                },
+                "streaming": streaming_numbers(loaded.model.config),
+                **special,
+                "versions": versions(),
+                "files": {
+                    file.name: {"bytes": file.stat().st_size, "sha256": sha256(file)}
+                    for file in sorted(new.iterdir())
+                },
+            }
+            (new / MANIFEST).write_text(_text(manifest), "utf-8")
+            check_target(folder)  # somebody may have made it meanwhile
+            new.rename(folder)
+    except OSError as error:
+        _remove_empty(folder, missing)
+        raise UserError(f"cannot write {folder}: {error.strerror or error}") from None
+    except BaseException:
+        _remove_empty(folder, missing)
+        raise
+    return manifest
+
+
+def describe_model(loaded: LoadedModel) -> dict[str, Any]:
+    """Where the model is, and by which bytes it is known."""
+    return {
+        "folder": str(loaded.folder.resolve()),
+        "weights_sha256": sha256(loaded.folder / WEIGHTS_FILE),
+        "parameters": loaded.model.num_parameters(),
+        "vocab_size": loaded.tokenizer.vocab_size,
+        "blank_penalty": recommended_blank_penalty(loaded),
+    }
+
+
+def recommended_blank_penalty(loaded: LoadedModel) -> float:
+    """What the model's recipe found best (config.yaml, extra), else 0: a hint for applications."""
+    value = (loaded.config.get("extra") or {}).get("blank_penalty", 0.0)
+    return float(value) if isinstance(value, (int, float)) else 0.0
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of an export, its files checked.
+
+    Raises:
+        UserError: not an export, of another format version, or with a file that is missing or changed.
+    """
+    path = folder / MANIFEST
+    try:
+        manifest = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        raise UserError(f"{folder} is not an export: it has no readable {MANIFEST}") from None
+    if not isinstance(manifest, dict) or manifest.get("format_version") != FORMAT_VERSION:
+        raise UserError(f"{path} is of another format version than {FORMAT_VERSION}: export the model again")
+    for name, entry in manifest["files"].items():
+        if not (folder / name).is_file():
+            raise UserError(f"{folder}: {name} is missing, export the model again")
+        if sha256(folder / name) != entry["sha256"]:
+            raise UserError(f"{folder}: {name} is not the file that was exported (another SHA-256)")
+    return manifest
+
+
+def record_words(folder: Path, words: dict[str, Any]) -> bool:
+    """Put the result of the ladder into the manifest, ``verified.words``; whether the folder can be written."""
+    path = folder / MANIFEST
+    manifest = json.loads(path.read_text("utf-8"))
+    manifest["verified"]["words"] = words
+    temporary = folder / f".{MANIFEST}.tmp"
+    try:
+        temporary.write_text(_text(manifest), "utf-8")
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        return False
+    return True
+
+
+def _text(manifest: dict[str, Any]) -> str:
+    return json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
+
+
+def _remove_empty(folder: Path, topmost: Path | None) -> None:
+    """Take back the parents that were made for a folder that was not."""
+    if topmost is None:
+        return
+    parent = folder.absolute().parent
+    while parent.exists() and not any(parent.iterdir()):
+        parent.rmdir()
+        if parent == topmost:
+            return
+        parent = parent.parent

@@ -1,0 +1,89 @@
+"""The reference of the ladder: the model in torch, as `Recognizer` and `Session` run it, with the symbols it emits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from asr.decoding import greedy
+from asr.models.folder import load_model
+from asr.streaming.endpointing import NO_ENDPOINT
+from asr.streaming.events import Event
+from asr.streaming.recognizer import Recognizer
+from asr.streaming.session import Session
+from export.history import with_history
+from export.runtime import Result
+
+OFFLINE_BATCH = 4  # whole utterances at once
+
+
+class TorchRuntime:
+    """Streams are sessions.
+
+    Args:
+        folder: the model folder.
+        context: tokens an LSTM predictor sees; None: all of them.
+        blank_penalty: as `Recognizer`.
+    """
+
+    resets = False  # a segment ends, but the state lives on
+
+    def __init__(self, folder: str, context: int | None = None, blank_penalty: float = 0.0):
+        loaded = load_model(folder)
+        model = loaded.model if context is None else with_history(loaded.model, context)
+        self.recognizer = Recognizer(model, loaded.tokenizer, loaded.features, blank_penalty=blank_penalty)
+
+    def open(self, batched: bool = False) -> SymbolSession:
+        """A new session."""
+        return SymbolSession(self.recognizer, NO_ENDPOINT, partials=False)
+
+    def step(self, streams: list[SymbolSession]) -> None:
+        """One chunk of each, as one batch."""
+        self.recognizer.step_sessions(streams)
+
+    @torch.inference_mode()
+    def offline(self, audio: Sequence[np.ndarray]) -> list[Result]:
+        """Whole utterances through ``forward``, in batches of neighbours."""
+        results: list[Result] = []
+        for at in range(0, len(audio), OFFLINE_BATCH):
+            encoded, lengths = self.recognizer.encode(audio[at : at + OFFLINE_BATCH])
+            found = greedy.greedy_search(
+                self.recognizer.model, encoded, lengths, self.recognizer.blank_penalty
+            )
+            results += [Result(h.tokens, h.frames, int(n)) for h, n in zip(found, lengths, strict=True)]
+        return results
+
+
+class SymbolSession(Session):
+    """A session that keeps the symbols of its whole stream."""
+
+    _kept: Result | None = None
+
+    def accept(self, pcm: np.ndarray, rate: int = 16000) -> list[Event]:
+        """Take samples; the ladder decodes."""
+        self.feed(pcm, rate)
+        return []
+
+    def finish(self) -> list:  # type: ignore[type-arg]
+        """No more samples."""
+        self.end()
+        return []
+
+    def reset(self) -> None:
+        """Nothing to do: the words go on as if there were no endpoint."""
+
+    def take_symbols(self, tokens: list[int], log_probs: list[float]) -> tuple[list[Event], bool]:
+        """As `Session.take_symbols`."""
+        kept = self.result()
+        kept.frames += [kept.decoded + i for i, token in enumerate(tokens) if token]
+        kept.tokens += [token for token in tokens if token]
+        kept.decoded += len(tokens)
+        return super().take_symbols(tokens, log_probs)
+
+    def result(self) -> Result:
+        """All symbols so far."""
+        if self._kept is None:
+            self._kept = Result()
+        return self._kept

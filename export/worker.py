@@ -1,0 +1,136 @@
+"""One rung of the ladder in a process of its own: ``python -m export.worker JOB``, result as JSON in ``JOB.out``.
+
+Its memory, load time and speed are then those of one runtime, and a runtime that crashes does not take the ladder with
+it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from export.runtime import Result, Runtime, alone, interrupted, ragged
+
+WARM_UP_BLOCKS = 10
+
+
+class WorkerFailure(Exception):
+    """A runtime that ended without results; the message says how."""
+
+
+def load(job: dict[str, Any]) -> Runtime:
+    """The runtime a job asks for."""
+    if job["runtime"] == "sherpa-onnx":
+        from export.sherpa_runtime import SherpaRuntime
+
+        return SherpaRuntime(Path(job["folder"]), job["precision"], job["blank_penalty"])
+    import torch
+
+    torch.set_num_threads(1)
+    if job["runtime"] == "torchscript":
+        from export.torchscript_runtime import TorchScriptRuntime
+
+        return TorchScriptRuntime(Path(job["folder"]), job["precision"], job["blank_penalty"], job["engine"])
+    if job["runtime"] == "executorch":
+        from export.pte_runtime import ExecutorchRuntime
+
+        return ExecutorchRuntime(Path(job["folder"]), job["precision"], job["blank_penalty"])
+    from export.torch_runtime import TorchRuntime
+
+    return TorchRuntime(job["folder"], job["context"], job["blank_penalty"])
+
+
+def run(job: dict[str, Any]) -> dict[str, Any]:
+    """Load, send every case through, and measure.
+
+    A job has ``runtime``, ``folder``, ``blank_penalty``; ``precision`` of an export, ``engine`` of a TorchScript one,
+    ``context`` of torch; ``block``: samples handed over at once in
+    timed cases; ``audio``: a file of float32 samples; ``cases``: each with ``kind`` (alone | ragged | reset | offline), ``parts`` (begin and end in samples of
+    its streams), ``tail`` (zero samples appended), and what the kind needs (``blocks``, ``lag``, ``at``, ``timed``).
+    """
+    began = time.perf_counter()
+    runtime = load(job)
+    seconds = time.perf_counter() - began
+    times: list[float] = []
+    results: list[list[dict[str, Any]]] = []
+    for case in job["cases"]:
+        tail = np.zeros(case.get("tail", 0), np.float32)
+        audio = [np.concatenate([read(job["audio"], a, b), tail]) for a, b in case["parts"]]
+        found: list[Result]
+        if case["kind"] == "ragged":
+            found = ragged(runtime, audio, case["lag"])
+        elif case["kind"] == "reset":
+            found = [interrupted(runtime, part, case["at"]) for part in audio]
+        elif case["kind"] == "offline":
+            found = runtime.offline(audio)  # type: ignore[attr-defined]
+        else:
+            blocks = case.get("blocks") or [job["block"]]
+            found = [alone(runtime, part, blocks, times if case.get("timed") else None) for part in audio]
+        results.append([dataclasses.asdict(result) for result in found])
+    steady = np.array(times[WARM_UP_BLOCKS:] or times or [0.0])
+    p50, p99 = np.percentile(steady, [50, 99])
+    return {
+        "results": results,
+        "load_seconds": seconds,
+        "rtf": float(steady.mean()) / (job["block"] / 16000),
+        "chunk_p50_ms": 1000 * float(p50),
+        "chunk_p99_ms": 1000 * float(p99),
+        "peak_memory_mb": memory_mb("VmHWM"),
+    }
+
+
+def read(path: str, begin: int, end: int) -> np.ndarray:
+    """Samples of the audio file; not mapped, as mapped pages would count as memory of the runtime."""
+    return np.fromfile(path, np.float32, end - begin, offset=4 * begin)
+
+
+def memory_mb(field: str) -> float | None:
+    """A line of /proc/self/status in MB; None where there is none. (The peak that getrusage gives counts the parent's
+    memory from before the program was started.)"""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return None
+    found = [line.split()[1] for line in lines if line.startswith(f"{field}:")]
+    return int(found[0]) / 1e3 if found else None
+
+
+def run_worker(job: Path) -> dict[str, Any]:
+    """Run a job file; raises WorkerFailure with its last words."""
+    root = str(Path(__file__).resolve().parent.parent)
+    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+    done = subprocess.run(
+        [sys.executable, "-m", "export.worker", str(job)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        errors="replace",
+    )
+    out = Path(f"{job}.out")
+    if done.returncode or not out.is_file():
+        last = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+        how = f"signal {-done.returncode}" if done.returncode < 0 else f"exit status {done.returncode}"
+        raise WorkerFailure(f"{how}{', ' + last[-1] if last else ''}")
+    result: dict[str, Any] = json.loads(out.read_text("utf-8"))
+    return result
+
+
+def main() -> int:
+    """Run the job file named on the command line."""
+    path = Path(sys.argv[1])
+    job = json.loads(path.read_text("utf-8"))
+    Path(f"{path}.out").write_text(json.dumps(run(job)), "utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,216 @@
+"""`asr export` and `asr verify` from the command line: what holds, what fails and which rung, what is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from asr.cli import main
+from asr.features import Fbank, FeatureConfig
+from asr.models.folder import save_model
+from export.bundle import sha256
+from export.cases import RUNGS, end_of_speech
+from export.cli import spread
+from export.ladder import Row, check_reach, compare, compare_int8, edits
+from export.runtime import Result
+from export.torchscript import StreamingTransducer
+from tests.toy import babble, toy_model, toy_tokenizer
+
+for name in ("onnx", "onnxruntime", "sherpa_onnx"):
+    pytest.importorskip(name)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A model, recordings with a manifest, and its exports made by the command."""
+    folder = tmp_path_factory.mktemp("verify")
+    save_model(folder / "model", toy_model(), toy_tokenizer(), FeatureConfig(), "# A random model\n")
+    lines = []
+    for i, seconds in enumerate((2.5, 1.6, 2.1)):
+        soundfile.write(folder / f"a{i}.wav", babble(seconds, seed=90 + i), 16000)
+        lines.append({"id": f"u{i}", "audio": f"a{i}.wav", "text": "one two three"})
+    (folder / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    out = folder / "out"
+    assert main(["export", str(folder / "model"), "--to", "sherpa-onnx", "--out", str(out / "onnx")]) == 0
+    assert main(["export", str(folder / "model"), "--to", "torchscript", "--out", str(out / "pt")]) == 0
+    return folder
+
+
+def test_the_ladder_holds(place, capsys):
+    status = main(["verify", str(place / "out"), "--manifest", str(place), "--format", "json"])
+    ladder = json.loads(capsys.readouterr().out)
+    assert ladder["utterances"] == 3
+    rows = {row["name"]: row for row in ladder["rows"]}
+    float_rows = ("torch streaming", "sherpa-onnx conformer fp32", "torchscript fp32")
+    for name in float_rows:
+        assert rows[name]["problems"] == []
+        assert rows[name]["token_error"] == 0.0
+        counts = {"words": [3, 3], "batch": [9, 9], "silence": [1, 1], "end": [3, 3], "reset": [3, 3]}
+        assert rows[name]["equal"] == counts
+        assert rows[name]["rtf"] > 0
+        assert rows[name]["chunk_p99_ms"] >= rows[name]["chunk_p50_ms"] > 0
+    assert {"sherpa-onnx conformer int8", "torchscript int8 x86"} < rows.keys()
+    # int8 of a random model may miss its error rate; nothing else may fail
+    assert all(problem.startswith("words:") for row in ladder["rows"] for problem in row["problems"])
+    assert status == (0 if ladder["passed"] else 1)
+    for name in ("onnx", "pt"):  # each manifest holds its own rows
+        words = json.loads((place / "out" / name / "manifest.json").read_text())["verified"]["words"]
+        assert words["utterances"] == 3
+        assert [rows[row["name"]] for row in words["rows"]] == words["rows"]
+
+
+def broken_copy(source, target, change) -> None:
+    """An export of one file, changed, with a manifest that matches: only running it tells."""
+    shutil.copytree(source, target)
+    (target / "model.int8.pt").unlink()
+    change(target / "model.pt")
+    manifest = json.loads((target / "manifest.json").read_text())
+    del manifest["files"]["model.int8.pt"]
+    manifest["precisions"] = ["fp32"]
+    manifest["files"]["model.pt"]["sha256"] = sha256(target / "model.pt")
+    (target / "manifest.json").write_text(json.dumps(manifest))
+
+
+@pytest.mark.filterwarnings("ignore")  # torch says that torch.export will replace TorchScript
+def test_broken_exports_name_the_rung(place, tmp_path, capsys):
+    """The file of another model, and one that a runtime does not load; the others still run."""
+
+    def other_weights(file) -> None:
+        model = toy_model(emit=0.5, memory=0)
+        torch.jit.script(StreamingTransducer(model, Fbank(), 0.0, toy_tokenizer().pieces)).save(str(file))
+
+    broken_copy(place / "out" / "pt", tmp_path / "a", lambda file: file.write_bytes(b"no program"))
+    broken_copy(place / "out" / "pt", tmp_path / "b", other_weights)
+    status = main(["verify", str(tmp_path), "--audio", str(place / "a0.wav"), str(place / "a2.wav")])
+    out = capsys.readouterr().out
+    assert status == 1
+    assert "FAILED load: torchscript fp32 does not run: exit status 1" in out
+    assert "FAILED words: torchscript fp32 differs from torch in" in out
+    assert "the ladder does not hold" in out
+    for name in ("a", "b"):
+        manifest = json.loads((tmp_path / name / "manifest.json").read_text())
+        assert manifest["verified"]["words"]["passed"] is False
+
+
+CASES = [{"rung": rung, "kind": "alone", "parts": [[0, 6400]]} for rung in RUNGS]
+FOUND = [[{"tokens": [3, 4], "frames": [1, 5], "decoded": 10}] for _ in RUNGS]
+
+
+def changed(rung: str, **fields) -> list:
+    return [[stream[0] | fields] if r == rung else stream for r, stream in zip(RUNGS, FOUND, strict=True)]
+
+
+@pytest.mark.parametrize("rung", RUNGS)
+def test_every_rung_can_fail(rung):
+    row = Row("x")
+    compare(row, CASES, FOUND, FOUND, "torch")
+    check_reach(row, CASES, FOUND)
+    assert row.problems == []
+    compare(row, CASES, changed(rung, frames=[1, 6]), FOUND, "torch")  # the same words, later
+    assert [problem.split(":")[0] for problem in row.problems] == [rung]
+    assert "symbol 4 at 0.24 s where symbol 4 at 0.20 s is expected" in row.problems[0]
+    row = Row("x")
+    check_reach(row, CASES, changed(rung, decoded=9))
+    assert row.problems == [f"{rung}: x decoded 9 of 10 frames: the end is lost"]
+
+
+def test_int8_is_held_to_rates_resets_and_silence():
+    def problems(found, wer=None, plain=None) -> list[str]:
+        row = Row("x", wer=wer)
+        compare_int8(row, CASES, found, {"results": plain or FOUND, "wer": 10.0})
+        return [problem.split(":")[0] for problem in row.problems]
+
+    assert problems(FOUND, 10.2) == []
+    # with two symbols, a word is half of all: a rate may rise by one word
+    assert problems(changed("words", tokens=[3, 5]), 10.2) == ["reset"]
+    assert problems(FOUND, 61.0) == ["words"]
+    assert problems(changed("words", tokens=[3, 5])) == [
+        "reset",
+        "words",
+    ]  # without text, symbols are compared
+    assert problems(changed("reset", frames=[1, 6]), 10.0) == ["reset"]
+    silent = changed("silence", tokens=[], frames=[])
+    assert problems(FOUND, 10.0, silent) == ["silence"]
+
+
+def refused(capsys, *arguments) -> str:
+    assert main([str(argument) for argument in arguments]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("error: ") and captured.err.count("\n") == 1
+    return captured.err
+
+
+def test_bad_input_of_export(place, tmp_path, capsys):
+    model, out = place / "model", tmp_path / "new" / "out"
+    assert "did you mean torchscript?" in refused(capsys, "export", model, "--to", "torchscipt", "--out", out)
+    assert "there are sherpa-onnx, torchscript, executorch" in refused(
+        capsys, "export", model, "--to", "coreml", "--out", out
+    )
+    chunk = refused(capsys, "export", model, "--to", "torchscript", "--out", out, "--chunk-ms", 320)
+    assert "was trained with chunks of 160 ms, not of 320" in chunk
+    assert "exists already" in refused(capsys, "export", model, "--to", "torchscript", "--out", place / "out")
+    contract = refused(capsys, "export", model, "--to", "torchscript", "--out", out, "--contract", "lstm")
+    assert "--contract belongs to the target sherpa-onnx" in contract
+    assert "no model 'nowhere'" in refused(capsys, "export", "nowhere", "--to", "torchscript", "--out", out)
+    inside = place / "a0.wav" / "out"
+    assert "is not a folder" in refused(capsys, "export", model, "--to", "torchscript", "--out", inside)
+    assert not (tmp_path / "new").exists()
+    assert (
+        main(
+            [
+                "export",
+                str(model),
+                "--to",
+                "torchscript",
+                "--out",
+                str(out),
+                "--chunk-ms",
+                "160",
+                "--quantize",
+                "none",
+            ]
+        )
+        == 0
+    )
+    assert not (out / "model.int8.pt").exists()
+
+
+def test_bad_input_of_verify(place, tmp_path, capsys):
+    export = place / "out" / "pt"
+    audio = ["--audio", place / "a0.wav"]
+    assert "needs --audio FILES or --manifest FILE" in refused(capsys, "verify", export)
+    assert "is not an export" in refused(capsys, "verify", place / "model", *audio)
+    assert "no such export folder" in refused(capsys, "verify", place / "nothing", *audio)
+    assert "--limit" in refused(capsys, "verify", export, *audio, "--limit", 0)
+    assert "no such" in refused(capsys, "verify", export, "--audio", place / "missing.wav")
+    copy = tmp_path / "copy"
+    shutil.copytree(export, copy)
+    with open(copy / "model.pt", "ab") as file:
+        file.write(b"x")
+    assert "model.pt is not the file that was exported" in refused(capsys, "verify", copy, *audio)
+    (copy / "model.pt").unlink()
+    assert "model.pt is missing" in refused(capsys, "verify", copy, *audio)
+    other = tmp_path / "other"
+    save_model(other, toy_model(emit=0.5), toy_tokenizer(), FeatureConfig(), "# Another\n")
+    assert "other weights" in refused(capsys, "verify", export, *audio, "--model", other)
+
+
+def test_counting():
+    assert edits([1, 2, 3], [1, 2, 3]) == 0
+    assert edits([1, 2, 3], [1, 3]) == 1
+    assert edits([], [4, 5]) == 2
+    assert edits([1, 2, 3, 4], [2, 9, 4, 4]) == 3
+    result = Result([5, 6, 7], [1, 4, 9], 12)
+    assert result.until(5) == Result([5, 6], [1, 4], 5)
+    assert result.same(Result([5, 6, 7], [1, 4, 9], 16))
+    assert not result.same(Result([5, 6, 7], [1, 4, 8], 12))
+    assert spread([list("ab"), list("cdefghij")], 5) == ["a", "b", "c", "e", "h"]
+    assert spread([[], [1, 2, 3]], None) == [1, 2, 3]
+    audio = np.concatenate([np.zeros(1600), np.full(1600, 0.5), np.full(3200, 0.001)]).astype(np.float32)
+    assert end_of_speech(audio) == 3200
