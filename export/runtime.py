@@ -1,4 +1,4 @@
-"""What every runtime looks like to the ladder, and the three ways audio is sent through it: alone, ragged, with a reset.
+"""What every runtime looks like to the ladder, and the ways audio is sent through it: alone, live, ragged, with a reset.
 
 Nothing here imports torch: the memory of a runtime is measured in a process that holds that runtime only.
 """
@@ -99,6 +99,29 @@ def alone(runtime: Runtime, audio: np.ndarray, blocks: list[int], times: list[fl
     stream.finish()
     drain(runtime, [stream])
     return stream.result()
+
+
+def live(runtime: Runtime, audio: np.ndarray, block: int, waits: list[float]) -> Result:
+    """One stream fed in real time.
+
+    Args:
+        audio: (S,) samples at 16 kHz.
+        block: samples of a block; each is handed over when its last sample would have been spoken.
+        waits: gets the seconds from the last block's being done with to the final symbols.
+    """
+    stream: Stream = runtime.open()
+    began = time.perf_counter()
+    for at in range(0, len(audio), block):
+        part = audio[at : at + block]
+        time.sleep(max(0.0, began + (at + len(part)) / 16000 - time.perf_counter()))
+        stream.accept(part)
+        drain(runtime, [stream])
+    ended = time.perf_counter()
+    stream.finish()
+    drain(runtime, [stream])
+    result = stream.result()
+    waits.append(time.perf_counter() - ended)
+    return result
 
 
 def ragged(runtime: Runtime, audios: list[np.ndarray], lag: int) -> list[Result]:

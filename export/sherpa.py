@@ -1,9 +1,10 @@
 """ONNX files for an unmodified sherpa-onnx: encoder, decoder and joiner in a contract it already knows.
 
 The encoder's state is packed into the tensors of sherpa-onnx's `conformer` type (default) or `lstm` type; the arithmetic
-is the model's own ``step``. In both, the left context's keys and values and the memory are rows ``[memory M | keys LC |
-values LC]`` of one tensor, and the counter of past frames is a float tensor of its own: the runtime starts all states
-at zero, batches streams of different ages, and forgets its own frame count at an endpoint.
+is the model's own ``step``. In both, the memory and the left context's keys and values are C = M + 2 LC rows of one
+tensor (keys and values head by head, as attention takes them; the runtime never looks), and the counter of past frames
+is a float tensor of its own: the runtime starts all states at zero, batches streams of different ages, and forgets its
+own frame count at an endpoint.
 
 Shapes: N streams, T = 4(U+R) feature frames of a window, U encoder frames of a chunk, L layers, D encoder width, C =
 M + 2 LC cached rows, J joiner width, V symbols, K tokens of predictor context.
@@ -152,14 +153,18 @@ def cache_rows(encoder: Emformer) -> int:
 
 
 def pack(state: EmformerState) -> Tensor:
-    """The state without its counter as (L, N, C, D)."""
-    return torch.cat([state.memory, state.keys, state.values], dim=2)
+    """The state without its counter as (L, N, C, D): the rows of memory; what keys and then values hold, as it is."""
+    layers, _, m, dim = state.memory.shape
+    parts = [part.reshape(layers, -1, state.keys.size(3), dim) for part in (state.keys, state.values)]
+    return torch.cat([state.memory, *parts] if m > 0 else parts, dim=2)
 
 
 def unpack(cache: Tensor, past: Tensor, encoder: Emformer) -> EmformerState:
     """(L, N, C, D) and counter (N,) -> the state of `Emformer.step`."""
     m, left = encoder.memory_size, encoder.left_context
-    return EmformerState(cache[:, :, :m], cache[:, :, m : m + left], cache[:, :, m + left :], past)
+    shape = (encoder.num_layers, -1, encoder.heads, left, encoder.dim // encoder.heads)
+    keys, values = cache[:, :, m : m + left].reshape(shape), cache[:, :, m + left :].reshape(shape)
+    return EmformerState(cache[:, :, :m], keys, values, past)
 
 
 def export_sherpa(

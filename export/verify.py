@@ -182,7 +182,7 @@ class _Climb:
                 except WorkerFailure as error:
                     row.problems.append(f"load: {row.name} does not run: {error}")
                     continue
-                row.figures = figures(done, _size(manifest, precision))
+                row.figures = figures(done, network_bytes(manifest, precision))
                 row.wer = self._wer(done)
                 check_reach(row, self.cases, done["results"])
                 if precision == "int8":
@@ -238,7 +238,7 @@ class _Bench:
         return run_worker(file)
 
 
-def _size(manifest: dict[str, Any], precision: str) -> int:
+def network_bytes(manifest: dict[str, Any], precision: str) -> int:
     """Bytes an application ships: the networks of a precision."""
     networks = [name for name in manifest["files"] if name.endswith((".onnx", ".pt", ".pte"))]
     chosen = [name for name in networks if (".int8." in name) == (precision == "int8")]

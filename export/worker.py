@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from export.runtime import Result, Runtime, alone, interrupted, ragged
+from export.runtime import Result, Runtime, alone, interrupted, live, ragged
 
 WARM_UP_BLOCKS = 10
 
@@ -53,13 +53,15 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
 
     A job has ``runtime``, ``folder``, ``blank_penalty``; ``precision`` of an export, ``engine`` of a TorchScript one,
     ``context`` of torch; ``block``: samples handed over at once in
-    timed cases; ``audio``: a file of float32 samples; ``cases``: each with ``kind`` (alone | ragged | reset | offline), ``parts`` (begin and end in samples of
+    timed cases; ``audio``: a file of float32 samples; ``cases``: each with ``kind`` (alone | live | ragged | reset | offline), ``parts`` (begin and end in samples of
     its streams), ``tail`` (zero samples appended), and what the kind needs (``blocks``, ``lag``, ``at``, ``timed``).
+    ``finish_ms``: how long the last words of every live stream took.
     """
     began = time.perf_counter()
     runtime = load(job)
     seconds = time.perf_counter() - began
     times: list[float] = []
+    waits: list[float] = []
     results: list[list[dict[str, Any]]] = []
     for case in job["cases"]:
         tail = np.zeros(case.get("tail", 0), np.float32)
@@ -69,6 +71,8 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
             found = ragged(runtime, audio, case["lag"])
         elif case["kind"] == "reset":
             found = [interrupted(runtime, part, case["at"]) for part in audio]
+        elif case["kind"] == "live":
+            found = [live(runtime, part, case["blocks"][0], waits) for part in audio]
         elif case["kind"] == "offline":
             found = runtime.offline(audio)  # type: ignore[attr-defined]
         else:
@@ -83,6 +87,7 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
         "rtf": float(steady.mean()) / (job["block"] / 16000),
         "chunk_p50_ms": 1000 * float(p50),
         "chunk_p99_ms": 1000 * float(p99),
+        "finish_ms": [1000 * seconds for seconds in waits],
         "peak_memory_mb": memory_mb("VmHWM"),
     }
 

@@ -109,9 +109,9 @@ class EmformerConfig:
 class EmformerState(NamedTuple):
     """What a stream carries from chunk to chunk: fixed shapes, batch axis 1 (axis 0 for ``past``).
 
-    memory (L, N, M, D), keys (L, N, LC, D), values (L, N, LC, D): oldest row first, valid rows right-aligned;
-    past (N,) int64: encoder frames consumed so far, saturating. Which rows are valid follows from ``past``
-    alone, so streams of different ages share a batch, and zeroing a stream's ``past`` restarts it.
+    memory (L, N, M, D), keys (L, N, H, LC, D/H), values (L, N, H, LC, D/H): oldest row first, valid rows
+    right-aligned; past (N,) int64: encoder frames consumed so far, saturating. Which rows are valid follows
+    from ``past`` alone, so streams of different ages share a batch, and zeroing a stream's ``past`` restarts it.
     """
 
     memory: Tensor
@@ -129,8 +129,12 @@ class EmformerLayer(nn.Module):
         dim = config.dim
         self.dim = dim
         self.heads = config.heads
+        self.scale = (config.dim // config.heads) ** -0.5
         self.chunk = config.chunk
+        self.window = config.chunk + config.look_ahead
+        self.left_context = config.left_context
         self.memory_size = config.memory_size
+        self.rows = self.window + (self.memory_size + 1 if self.memory_size > 0 else 0)  # of a step's product
         self.dropout = config.dropout
         self.activation = config.activation
         self.clamp_memory = config.memory_activation == "clamp"
@@ -235,40 +239,44 @@ class EmformerLayer(nn.Module):
         memory: Tensor,
         keys: Tensor,
         values: Tensor,
-        hide: Tensor,
+        mask: Tensor,
         entries: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """One chunk: x (N, U+R, D), carry (N, 1, D) memory slot offered by the layer below, this layer's
-        state memory (N, M, D), keys and values (N, LC, D), hide (N, 1, Q, K) True = do not attend,
-        entries (Q, K) of the table of relative positions.
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """One chunk: x (N, U+R, D), carry (N, 1, D) memory slot offered by the layer below, this layer's state memory
+        (N, M, D), keys and values (N, H, LC, D/H), mask (N, 1, Q, K) added to the scores, entries (Q, K) of the table
+        of relative positions -> x and carry for the next layer, the chunk's own keys and values (N, H, U, D/H).
+
+        Old keys are not joined with new ones, nor kept with them layer by layer: copying them took longer than
+        attention. Shapes are spelled out where they are known, as every question for one is a node of an ONNX graph.
         """
-        n, chunk, window = x.size(0), self.chunk, x.size(1)
-        dim_head = self.dim // self.heads
+        heads, window, left = self.heads, self.window, self.left_context
         z = self.norm_in(x)
         if self.memory_size > 0:  # one product for all rows; memory slots are not normalised
-            z = torch.cat([z, z[:, :chunk].mean(1, keepdim=True), memory], dim=1)
-        query, key, value = self.qkv(z).chunk(3, dim=-1)
-        key_chunk, value_chunk = key[:, :chunk], value[:, :chunk]
-        query = query[:, : window + 1] if self.memory_size > 0 else query
-        key = torch.cat([key[:, window + 1 :], keys, key[:, :window]], dim=1)
-        value = torch.cat([value[:, window + 1 :], values, value[:, :window]], dim=1)
-        query = query.reshape(n, -1, self.heads, dim_head).transpose(1, 2) * (dim_head**-0.5)
-        key = key.reshape(n, -1, self.heads, dim_head).permute(0, 2, 3, 1)
-        value = value.reshape(n, -1, self.heads, dim_head).transpose(1, 2)
-        scores = torch.matmul(query, key)
+            z = torch.cat([z, memory, z[:, : self.chunk].mean(1, keepdim=True)], dim=1)
+        rows = self.qkv(z).reshape(-1, self.rows, 3 * heads, self.dim // heads)
+        query, key, value = rows.transpose(1, 2).chunk(3, dim=1)  # (N, H, rows, D/H)
+        if self.memory_size > 0:
+            query = torch.cat([query[:, :, :window], query[:, :, -1:]], dim=2)
+            key, value = key[:, :, :-1], value[:, :, :-1]
+        query = query * self.scale
+        scores = torch.matmul(query, key.transpose(2, 3))
+        if left > 0:
+            scores = torch.cat([torch.matmul(query, keys.transpose(2, 3)), scores], dim=3)
+        scores = scores + mask
         relative = self.relative(entries)
         if relative is not None:
             scores = scores + relative
-        weights = scores.masked_fill(hide, float("-inf")).softmax(-1)
-        attended = self.out(torch.matmul(weights, value).transpose(1, 2).reshape(n, -1, self.dim))
-        y = self.feed_forward(attended[:, :window] + x)
-        # Only the chunk's own keys and values are kept: look-ahead frames come again as part of the next
-        # chunk.
-        keys, values = shift_in(keys, key_chunk), shift_in(values, value_chunk)
+        weights = scores.softmax(-1)
+        attended = torch.matmul(weights[:, :, :, left:], value)
+        if left > 0:
+            attended = attended + torch.matmul(weights[:, :, :, :left], values)
+        attended = self.out(attended.transpose(1, 2).flatten(2))
         if self.memory_size > 0:
-            memory = shift_in(memory, carry)
             carry = self.activate_memory(attended[:, window:])
-        return y, carry, memory, keys, values
+            attended = attended[:, :window]
+        y = self.feed_forward(attended + x)
+        # Look-ahead frames come again as part of the next chunk.
+        return y, carry, key[:, :, : self.chunk], value[:, :, : self.chunk]
 
 
 def step_entries(config: EmformerConfig) -> Tensor:
@@ -277,13 +285,7 @@ def step_entries(config: EmformerConfig) -> Tensor:
     key_frame = torch.arange(-config.left_context, width)
     entries = relative_entries(torch.arange(width)[:, None] - key_frame, config.left_context, width)
     none = relative_table_size(config.left_context, width)  # memory and summaries have no position
-    return F.pad(entries, (config.memory_size, 0, 0, int(config.memory_size > 0)), value=none)
-
-
-def shift_in(old: Tensor, new: Tensor) -> Tensor:
-    """(N, K, D) rows followed by (N, n, D) new rows, keeping the last K (K may be 0)."""
-    rows = torch.cat([old, new], dim=1)
-    return rows[:, rows.size(1) - old.size(1) :]
+    return F.pad(entries, (0, config.memory_size, 0, int(config.memory_size > 0)), value=none)
 
 
 class Emformer(nn.Module):
@@ -298,6 +300,7 @@ class Emformer(nn.Module):
         super().__init__()
         self.config = config
         self.dim = config.dim
+        self.heads = config.heads
         self.chunk = config.chunk
         self.look_ahead = config.look_ahead
         self.left_context = config.left_context
@@ -391,14 +394,14 @@ class Emformer(nn.Module):
         layers, dim = self.num_layers, self.dim
         return EmformerState(
             weight.new_zeros([layers, batch, self.memory_size, dim]),
-            weight.new_zeros([layers, batch, self.left_context, dim]),
-            weight.new_zeros([layers, batch, self.left_context, dim]),
+            weight.new_zeros([layers, batch, self.heads, self.left_context, dim // self.heads]),
+            weight.new_zeros([layers, batch, self.heads, self.left_context, dim // self.heads]),
             torch.zeros([batch], dtype=torch.int64, device=weight.device),
         )
 
     def step_mask(self, past: Tensor) -> Tensor:
-        """(N,) frames consumed -> (N, 1, Q, K) True = do not attend; keys [memory | left context | chunk |
-        look-ahead]."""
+        """(N,) frames consumed -> (N, 1, Q, K) True = do not attend; keys [left context | chunk |
+        look-ahead | memory]."""
         n, chunk, window = past.size(0), self.chunk, self.chunk + self.look_ahead
         slots = torch.arange(self.memory_size, device=past.device)
         rows = torch.arange(self.left_context, device=past.device)
@@ -406,10 +409,10 @@ class Emformer(nn.Module):
         no_memory = slots[None, :] < self.memory_size - used[:, None]
         no_left = rows[None, :] < self.left_context - past[:, None]
         no_window = torch.zeros([n, window], dtype=torch.bool, device=past.device)
-        hide = torch.cat([no_memory, no_left, no_window], dim=1)[:, None, :].expand(n, window, -1)
+        hide = torch.cat([no_left, no_window, no_memory], dim=1)[:, None, :].expand(n, window, -1)
         if self.memory_size > 0:  # the summary query never attends to memory
             no_slots = torch.ones_like(no_memory)
-            hide = torch.cat([hide, torch.cat([no_slots, no_left, no_window], dim=1)[:, None, :]], dim=1)
+            hide = torch.cat([hide, torch.cat([no_left, no_window, no_slots], dim=1)[:, None, :]], dim=1)
         return hide[:, None]
 
     @torch.jit.export
@@ -417,17 +420,30 @@ class Emformer(nn.Module):
         """Encode one chunk: x (N, 4(U+R), F) features, the next call starting 4U frames later -> (N, U, D),
         new state."""
         x = self.front(x)
-        hide = self.step_mask(state.past)
+        mask = torch.zeros([], dtype=x.dtype, device=x.device).masked_fill(
+            self.step_mask(state.past), float("-inf")
+        )
         carry = x[:, : self.chunk].mean(1, keepdim=True)
-        memory: list[Tensor] = []
+        slots: list[Tensor] = []
         keys: list[Tensor] = []
         values: list[Tensor] = []
         for i, layer in enumerate(self.layers):
-            m, k, v = state.memory[i], state.keys[i], state.values[i]
-            x, carry, m, k, v = layer.step(x, carry, m, k, v, hide, self.step_entries)  # type: ignore[operator]
-            memory.append(m)
-            keys.append(k)
-            values.append(v)
+            slots.append(carry)
+            x, carry, key, value = layer.step(  # type: ignore[operator]
+                x, carry, state.memory[i], state.keys[i], state.values[i], mask, self.step_entries
+            )
+            keys.append(key)
+            values.append(value)
+        memory = state.memory
+        if self.memory_size > 0:
+            memory = torch.cat([memory[:, :, 1:], torch.stack(slots)], dim=2)
         past = (state.past + self.chunk).clamp(max=self.max_past)
-        state = EmformerState(torch.stack(memory), torch.stack(keys), torch.stack(values), past)
-        return x[:, : self.chunk], state
+        return x[:, : self.chunk], EmformerState(
+            memory, self.move_on(state.keys, keys), self.move_on(state.values, values), past
+        )
+
+    def move_on(self, old: Tensor, new: list[Tensor]) -> Tensor:
+        """All layers at once: old (L, N, H, LC, D/H) without its oldest rows, and the U new rows (N, H, U, D/H) of
+        each layer."""
+        rows = torch.stack(new)[:, :, :, max(0, self.chunk - self.left_context) :]
+        return torch.cat([old[:, :, :, self.chunk :], rows], dim=3)

@@ -101,7 +101,7 @@ def test_batch_axes_and_rows():
     states = [type(s)(*(t + i for t in s)) for i, s in enumerate(states)]
     batch = concatenate(states, axes)
     picked = select(batch, torch.tensor([2, 0]), axes)
-    assert picked.past.tolist() == [2, 0] and picked.keys[0, 0, 0, 0] == 2
+    assert picked.past.tolist() == [2, 0] and float(picked.keys[0, 0].min()) == 2
     back = write(batch, torch.tensor([1]), states[2], axes)
     assert back.past.tolist() == [0, 2, 2] and batch.past.tolist() == [0, 1, 2]
     with pytest.raises(ValueError, match="one batch axis"):

@@ -203,7 +203,7 @@ def test_exported_step_equals_eager_for_any_batch(positions):
 def test_state_shapes_never_change_and_the_counter_saturates():
     encoder = make(EmformerConfig(BINS, 16, 2, 24, 2, memory_size=3, left_context_ms=200))
     state = encoder.initial_state(2)
-    shapes = [(2, 2, 3, 16), (2, 2, 5, 16), (2, 2, 5, 16), (2,)]
+    shapes = [(2, 2, 3, 16), (2, 2, 2, 5, 8), (2, 2, 2, 5, 8), (2,)]
     assert [tuple(t.shape) for t in state] == shapes
     x = torch.randn(2, encoder.window_frames, BINS)
     with torch.no_grad():
