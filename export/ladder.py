@@ -26,6 +26,7 @@ class Row:
         token_error: percent against the reference; for int8 against the same runtime in fp32.
         wer: percent against the manifest's text; None without text.
         problems: what failed, one sentence each.
+        over_context: WER of torch by the number of tokens an LSTM predictor sees.
         figures: size, load time, real-time factor, latency, memory.
     """
 
@@ -35,6 +36,7 @@ class Row:
     wer: float | None = None
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    over_context: dict[str, float] = field(default_factory=dict)
     figures: dict[str, float | None] = field(default_factory=dict)
 
 
@@ -61,6 +63,7 @@ class Ladder:
                 "wer": row.wer,
                 "problems": row.problems,
                 "notes": row.notes,
+                **({"wer_over_context": row.over_context} if row.over_context else {}),
                 **row.figures,
             }
             for row in self.rows
@@ -169,10 +172,17 @@ def note_ends(row: Row, cases: Sequence[Case], found: Any, plain: Any) -> None:
     )
 
 
-def note_history(row: Row, context: int, limited: float | None, full: float | None) -> None:
-    """What the shorter history of an LSTM predictor costs; both rates are torch's, without appended zeros."""
-    rates = "" if limited is None or full is None else f": WER {limited:.2f} %, with all tokens {full:.2f} %"
-    row.notes.append(f"{row.name}: the predictor sees {context} tokens{rates}")
+def note_history(row: Row, context: int, rates: dict[str, float]) -> None:
+    """What a shorter history of an LSTM predictor costs: error rates of torch, without appended zeros.
+
+    Args:
+        context: tokens the export's predictor sees.
+        rates: percent by number of tokens; "all" is the model as it was trained.
+    """
+    row.over_context = rates
+    listed = ", ".join(f"{tokens} {rate:.2f} %" for tokens, rate in rates.items())
+    over = f"; WER over the tokens it sees: {listed}" if rates else ""
+    row.notes.append(f"{row.name}: the predictor sees {context} tokens{over}")
 
 
 def edits(reference: Sequence[int], hypothesis: Sequence[int]) -> int:
@@ -192,10 +202,11 @@ def _percent(errors: int, total: int) -> float | None:
     return round(100.0 * errors / total, 4) if total else None
 
 
-def wer(loaded: LoadedModel, texts: Sequence[str], cases: Sequence[Case], found: Any) -> float | None:
+def wer(loaded: LoadedModel, texts: Sequence[str], found: Sequence[Result]) -> float | None:
+    """Percent; None without text."""
     pairs = [
-        (text, loaded.tokenizer.decode(streams[0].tokens))
-        for text, streams in zip(texts, results(cases, found, "words"), strict=True)
+        (text, loaded.tokenizer.decode(result.tokens))
+        for text, result in zip(texts, found, strict=True)
         if text.strip()
     ]
     if not pairs:

@@ -43,16 +43,25 @@ class TorchRuntime:
         """One chunk of each, as one batch."""
         self.recognizer.step_sessions(streams)
 
-    @torch.inference_mode()
     def offline(self, audio: Sequence[np.ndarray]) -> list[Result]:
         """Whole utterances through ``forward``, in batches of neighbours."""
-        results: list[Result] = []
+        return self.over_contexts(audio, [None])[0]
+
+    @torch.inference_mode()
+    def over_contexts(
+        self, audio: Sequence[np.ndarray], contexts: Sequence[int | None]
+    ) -> list[list[Result]]:
+        """As `offline`, once for each number of tokens the predictor sees (None: as it is); encoded once."""
+        model = self.recognizer.model
+        models = [model if context is None else with_history(model, context) for context in contexts]
+        results: list[list[Result]] = [[] for _ in models]
         for at in range(0, len(audio), OFFLINE_BATCH):
             encoded, lengths = self.recognizer.encode(audio[at : at + OFFLINE_BATCH])
-            found = greedy.greedy_search(
-                self.recognizer.model, encoded, lengths, self.recognizer.blank_penalty
-            )
-            results += [Result(h.tokens, h.frames, int(n)) for h, n in zip(found, lengths, strict=True)]
+            for one, found in zip(models, results, strict=True):
+                hypotheses = greedy.greedy_search(one, encoded, lengths, self.recognizer.blank_penalty)
+                found += [
+                    Result(h.tokens, h.frames, int(n)) for h, n in zip(hypotheses, lengths, strict=True)
+                ]
         return results
 
 

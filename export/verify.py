@@ -43,9 +43,11 @@ from export.ladder import (
     figures,
     note_ends,
     note_history,
+    results,
     wer,
 )
 from export.pte import TARGET as EXECUTORCH
+from export.runtime import Result
 from export.sherpa import TARGET as SHERPA
 from export.sherpa import require, tail_padding
 from export.torchscript import TARGET as TORCHSCRIPT
@@ -54,6 +56,7 @@ from export.worker import WorkerFailure, run_worker
 
 SHORTEST = 400  # samples of an utterance
 AUDIO_FILE = "audio.f32"
+CONTEXTS = (2, 4, 8, 16, 32)  # tokens of an LSTM predictor for which the WER is reported
 
 
 def find_exports(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
@@ -194,7 +197,7 @@ class _Climb:
                     plain = self._reference(context, 0)
                     note_ends(row, self.cases, done["results"], plain["results"])
                     if context is not None:
-                        note_history(row, context, self._wer(plain), self.rows[1].wer)
+                        note_history(row, context, self._over_context(context))
 
     def _reference(self, context: int | None, tail: int) -> dict[str, Any]:
         """Torch sessions; ``context``: tokens the predictor sees, None: all; ``tail``: zero samples appended."""
@@ -212,8 +215,23 @@ class _Climb:
         except WorkerFailure as error:
             raise UserError(f"the model itself does not run in torch: {error}") from None
 
+    def _over_context(self, context: int) -> dict[str, float]:
+        """WER of offline torch by the number of tokens the predictor sees."""
+        contexts = [*sorted({*CONTEXTS, context}), None]
+        parts = [case["parts"][0] for case in self.cases if case["rung"] == "words"]
+        job = [{"rung": "words", "kind": "contexts", "parts": parts, "contexts": contexts}]
+        found = [
+            Result(**r) for r in self._run_torch(None, job, "torch, fewer tokens of context")["results"][0]
+        ]
+        rates = {}
+        for i, tokens in enumerate(contexts):
+            rate = wer(self.loaded, self.texts, found[i * len(parts) : (i + 1) * len(parts)])
+            if rate is not None:
+                rates["all" if tokens is None else str(tokens)] = rate
+        return rates
+
     def _wer(self, done: dict[str, Any]) -> float | None:
-        return wer(self.loaded, self.texts, self.cases, done["results"])
+        return wer(self.loaded, self.texts, [r[0] for r in results(self.cases, done["results"], "words")])
 
 
 class _Bench:

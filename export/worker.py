@@ -53,8 +53,9 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
 
     A job has ``runtime``, ``folder``, ``blank_penalty``; ``precision`` of an export, ``engine`` of a TorchScript one,
     ``context`` of torch; ``block``: samples handed over at once in
-    timed cases; ``audio``: a file of float32 samples; ``cases``: each with ``kind`` (alone | live | ragged | reset | offline), ``parts`` (begin and end in samples of
-    its streams), ``tail`` (zero samples appended), and what the kind needs (``blocks``, ``lag``, ``at``, ``timed``).
+    timed cases; ``audio``: a file of float32 samples; ``cases``: each with ``kind`` (alone | live | ragged | reset | offline | contexts), ``parts`` (begin and end in samples of
+    its streams), ``tail`` (zero samples appended), and what the kind needs (``blocks``, ``lag``, ``at``, ``timed``,
+    ``contexts``, whose results follow each other).
     ``finish_ms``: how long the last words of every live stream took.
     """
     began = time.perf_counter()
@@ -75,6 +76,8 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
             found = [live(runtime, part, case["blocks"][0], waits) for part in audio]
         elif case["kind"] == "offline":
             found = runtime.offline(audio)  # type: ignore[attr-defined]
+        elif case["kind"] == "contexts":
+            found = sum(runtime.over_contexts(audio, case["contexts"]), [])  # type: ignore[attr-defined]
         else:
             blocks = case.get("blocks") or [job["block"]]
             found = [alone(runtime, part, blocks, times if case.get("timed") else None) for part in audio]

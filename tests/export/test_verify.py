@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from export.bundle import sha256
 from export.cases import RUNGS, end_of_speech
 from export.cli import spread
 from export.ladder import Row, check_reach, compare, compare_int8, edits
-from export.runtime import Result
+from export.runtime import Result, alone, live
 from export.torchscript import StreamingTransducer
 from tests.toy import babble, toy_model, toy_tokenizer
 
@@ -55,6 +56,9 @@ def test_the_ladder_holds(place, capsys):
         assert rows[name]["rtf"] > 0
         assert rows[name]["chunk_p99_ms"] >= rows[name]["chunk_p50_ms"] > 0
     assert {"sherpa-onnx conformer int8", "torchscript int8 x86"} < rows.keys()
+    rates = rows["sherpa-onnx conformer fp32"]["wer_over_context"]  # the toy has an LSTM predictor
+    assert list(rates) == ["2", "4", "8", "16", "32", "all"]
+    assert rates["all"] == rows["torch offline"]["wer"]
     # int8 of a random model may miss its error rate; nothing else may fail
     assert all(problem.startswith("words:") for row in ladder["rows"] for problem in row["problems"])
     assert status == (0 if ladder["passed"] else 1)
@@ -62,6 +66,31 @@ def test_the_ladder_holds(place, capsys):
         words = json.loads((place / "out" / name / "manifest.json").read_text())["verified"]["words"]
         assert words["utterances"] == 3
         assert [rows[row["name"]] for row in words["rows"]] == words["rows"]
+
+
+def test_symbols_over_the_tokens_the_predictor_sees(place):
+    from export.torch_runtime import TorchRuntime
+
+    audio = [babble(seconds, seed=95 + i) for i, seconds in enumerate((2.5, 1.6, 2.1, 1.2, 3.0))]
+    runtime = TorchRuntime(str(place / "model"))
+    few, many, all_of_them = runtime.over_contexts(audio, [2, 1000, None])
+    assert many == all_of_them == runtime.offline(audio)
+    assert few == TorchRuntime(str(place / "model"), context=2).offline(audio)
+    assert few != many
+    assert sum(len(result.tokens) for result in few) > 10
+
+
+def test_live_audio_arrives_no_sooner_than_it_is_spoken(place):
+    from export.torch_runtime import TorchRuntime
+
+    audio = babble(0.9, seed=97)
+    runtime = TorchRuntime(str(place / "model"))
+    waits: list[float] = []
+    began = time.perf_counter()
+    found = live(runtime, audio, 320, waits)
+    assert time.perf_counter() - began >= 0.9 + waits[0]
+    assert len(waits) == 1 and waits[0] > 0
+    assert found == alone(runtime, audio, [2560])
 
 
 def broken_copy(source, target, change) -> None:
