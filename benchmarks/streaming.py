@@ -175,7 +175,7 @@ def export(loaded, target: str, folder: Path) -> None:
         from export.torchscript import export_torchscript as make
     else:
         from export.pte import export_executorch as make
-    make(loaded, folder)
+    make(loaded, folder, progress=say)
 
 
 # ---------------------------------------------------------------- torchaudio

@@ -20,6 +20,11 @@ FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 README = "README.md"
 PACKAGES = ("torch", "onnx", "onnxruntime", "sherpa-onnx", "executorch", "torchao", "sentencepiece", "numpy")
+Progress = Callable[[str], None]  # called with what is being done
+
+
+def silent(what: str) -> None:
+    """Tell nobody."""
 
 
 def sha256(path: Path) -> str:

@@ -24,6 +24,14 @@ def export_command(argv: Sequence[str]) -> int:
         "--quantize", choices=("int8", "none"), default="int8", help="also write int8 files, or not"
     )
     parser.add_argument(
+        "--float-layers",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="NAME",
+        help="linear layers that stay float in int8 files, by name or part of it: joiner.output, encoder.layers.0.",
+    )
+    parser.add_argument(
         "--contract",
         default=None,
         help="sherpa-onnx: the encoder type, conformer or lstm (conformer if left out)",
@@ -42,6 +50,8 @@ def export_command(argv: Sequence[str]) -> int:
         raise UserError(
             f"unknown target {options.to!r}{hint(options.to, TARGETS) or ': there are ' + ', '.join(TARGETS)}"
         )
+    if options.float_layers and options.quantize == "none":
+        raise UserError("--float-layers is about int8 files, and --quantize none writes none")
     if options.to != "sherpa-onnx":
         for name in ("contract", "context"):
             if getattr(options, name) is not None:
@@ -49,7 +59,7 @@ def export_command(argv: Sequence[str]) -> int:
 
     from asr.models.folder import load_model
     from asr.pretrained import resolve
-    from export.bundle import check_target
+    from export.bundle import check_target, silent
 
     out = Path(options.out)
     check_target(out)
@@ -60,6 +70,7 @@ def export_command(argv: Sequence[str]) -> int:
             f"{options.model} was trained with chunks of {trained} ms, not of {options.chunk_ms}: "
             f"leave --chunk-ms out or train with model.encoder.chunk_ms {options.chunk_ms}"
         )
+    progress = _progress if sys.stderr.isatty() else silent
     if options.to == "sherpa-onnx":
         from export.history import DEFAULT_CONTEXT
         from export.sherpa import export_sherpa
@@ -69,16 +80,22 @@ def export_command(argv: Sequence[str]) -> int:
             out,
             contract=options.contract or "conformer",
             quantize=options.quantize,
+            float_layers=options.float_layers,
+            progress=progress,
             context=DEFAULT_CONTEXT if options.context is None else options.context,
         )
     elif options.to == "executorch":
         from export.pte import export_executorch
 
-        manifest = export_executorch(loaded, out, quantize=options.quantize)
+        manifest = export_executorch(
+            loaded, out, quantize=options.quantize, float_layers=options.float_layers, progress=progress
+        )
     else:
         from export.torchscript import export_torchscript
 
-        manifest = export_torchscript(loaded, out, quantize=options.quantize)
+        manifest = export_torchscript(
+            loaded, out, quantize=options.quantize, float_layers=options.float_layers, progress=progress
+        )
     for name, entry in manifest["files"].items():
         print(f"{entry['bytes'] / 1e6:9.3f} MB  {out / name}")
     print(f"now prove it: asr verify {out} --manifest MANIFEST, or --audio FILES")
@@ -146,4 +163,4 @@ def spread(sources: list[list[Any]], limit: int | None) -> list[Any]:
 
 
 def _progress(what: str) -> None:
-    print(f"running {what}", file=sys.stderr, flush=True)
+    print(f"{what} …", file=sys.stderr, flush=True)

@@ -16,7 +16,7 @@ import os
 import shutil
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,8 @@ from asr.models.folder import LoadedModel
 from asr.models.predictor import LSTMPredictor, LSTMState, StatelessState
 from asr.models.transducer import Transducer
 from asr.tokens import BLANK, TABLE_FILE
-from export.bundle import recommended_blank_penalty, write_bundle
-from export.quantize import int8_layers
+from export.bundle import Progress, recommended_blank_penalty, silent, write_bundle
+from export.quantize import check_float_layers, int8_layers
 from export.readme import executorch_readme
 from export.sherpa import cache_rows, pack, require, unpack
 
@@ -123,13 +123,22 @@ class Join(nn.Module):
         return (self.joiner.join(encoded, predicted[:, None]),)
 
 
-def export_executorch(loaded: LoadedModel, folder: Path, *, quantize: str = "int8") -> dict[str, Any]:
+def export_executorch(
+    loaded: LoadedModel,
+    folder: Path,
+    *,
+    quantize: str = "int8",
+    float_layers: Sequence[str] = (),
+    progress: Progress = silent,
+) -> dict[str, Any]:
     """Write an export folder with one program a precision.
 
     Args:
         loaded: the model.
         folder: the folder to make.
         quantize: "int8" writes ``model.int8.pte`` beside ``model.pte``, "none" does not.
+        float_layers: names, or parts of names, of linear layers that stay float in the int8 files.
+        progress: told what is being done; lowering takes a minute or two for 20 layers.
 
     Returns:
         The manifest.
@@ -142,6 +151,7 @@ def export_executorch(loaded: LoadedModel, folder: Path, *, quantize: str = "int
             "the ExecuTorch program carries left context or memory, this model has neither: "
             "train one with encoder.left_context_ms > 0"
         )
+    check_float_layers(loaded.model, float_layers)
     require("executorch", "torchao")
     precisions = ["fp32", "int8"] if quantize == "int8" else ["fp32"]
     methods: dict[str, Any] = {
@@ -158,11 +168,14 @@ def export_executorch(loaded: LoadedModel, folder: Path, *, quantize: str = "int
 
     def fill(new: Path) -> dict[str, Any]:
         for precision in precisions:
-            write_program(methods, constants, precision, new / file_name(precision))
+            progress(f"lowering the {precision} program")
+            write_program(methods, constants, precision, new / file_name(precision), float_layers)
+        progress("checking the program")
         difference = check_program(new / file_name("fp32"), methods)
         (new / TABLE_FILE).write_text(loaded.tokenizer.table(), "utf-8")
         manifest = {
             "precisions": precisions,
+            "float_layers": list(float_layers),
             "backend": "XNNPACK",
             "methods": {name: describe(method) for name, method in methods.items()},
             "constants": constants,
@@ -198,7 +211,13 @@ def describe(method: nn.Module) -> dict[str, Any]:
     return {"inputs": entries(method.inputs, example), "outputs": entries(method.outputs, given)}
 
 
-def write_program(methods: dict[str, Any], constants: dict[str, Any], precision: str, path: Path) -> None:
+def write_program(
+    methods: dict[str, Any],
+    constants: dict[str, Any],
+    precision: str,
+    path: Path,
+    float_layers: Sequence[str] = (),
+) -> None:
     """Lower the methods to one file; in int8, the linear layers' weights are int8 per output channel."""
     with quiet():
         from executorch.backends.xnnpack.partition.config.xnnpack_config import (
@@ -215,7 +234,7 @@ def write_program(methods: dict[str, Any], constants: dict[str, Any], precision:
             for name, method in methods.items():
                 module = graph_of(method, method.example())
                 if precision == "int8":
-                    module = quantize_graph(module, int8_layers(method), method.example())
+                    module = quantize_graph(module, int8_layers(method, float_layers), method.example())
                     # Alone, a quantised product keeps the measuring of its input in the same delegate.
                     dynamic = ConfigPrecisionType.DYNAMIC_QUANT
                     partitioners = [

@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import tempfile
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import nn
 from torch.ao.nn.quantized.dynamic import Linear as DynamicLinear
 from torch.ao.quantization import per_channel_dynamic_qconfig, quantize_dynamic
 
+from asr.errors import UserError
+
 FLOAT_LAYERS = ("input_linear",)  # sees raw features, whose range is widest, and is a fraction of the weights
 
 
-def quantize_onnx(source: Path, target: Path) -> None:
+def quantize_onnx(source: Path, target: Path, kept: Sequence[np.ndarray] = ()) -> None:
     """Write an int8 version of an ONNX file; names, order and metadata stay.
 
-    Products of two activations (attention) stay float, as does everything in `FLOAT_LAYERS`, norms and embeddings.
+    Products of two activations (attention) stay float, as do norms and embeddings.
+
+    Args:
+        source, target: the files.
+        kept: weights (O, I) of the linear layers that stay float, known by their values: the exporter renames them.
     """
     import logging
 
@@ -27,7 +35,14 @@ def quantize_onnx(source: Path, target: Path) -> None:
 
     model = onnx.load(str(source))
     gemm_to_matmul(model)
-    excluded = [node.name for node in model.graph.node if any(name in node.name for name in FLOAT_LAYERS)]
+    weights = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    excluded = [
+        node.name
+        for node in model.graph.node
+        if node.op_type == "MatMul"
+        and node.input[1] in weights
+        and any(np.array_equal(weights[node.input[1]], weight.T) for weight in kept)
+    ]
     level = logging.root.level
     logging.root.setLevel(logging.ERROR)  # it advises a pre-processing that changes nothing here
     try:
@@ -103,18 +118,44 @@ class Int8Linear(DynamicLinear):
         return torch.ops.quantized.linear_dynamic(x, self._packed_params._packed_params, reduce_range=False)
 
 
-def int8_layers(model: nn.Module) -> list[str]:
-    """Names of the linear layers whose weights become int8: all but `FLOAT_LAYERS`."""
+def check_float_layers(model: nn.Module, chosen: Sequence[str]) -> None:
+    """Refuse a name that no linear layer has.
+
+    Raises:
+        UserError: it names the first such name, and a layer there is.
+    """
+    names = [name for name, module in model.named_modules() if type(module) is nn.Linear]
+    for part in chosen:
+        if not part or not any(part in name for name in names):
+            raise UserError(
+                f"no linear layer has {part!r} in its name; there are {names[1]}, {names[-1]} and others"
+            )
+
+
+def int8_layers(model: nn.Module, chosen: Sequence[str] = ()) -> list[str]:
+    """Names of the linear layers whose weights become int8: all but those with a name or part of a name in
+    `FLOAT_LAYERS` or ``chosen``."""
+    kept = (*FLOAT_LAYERS, *chosen)
     return [
         name
         for name, module in model.named_modules()
-        if type(module) is nn.Linear and name.rpartition(".")[2] not in FLOAT_LAYERS
+        if type(module) is nn.Linear and not any(part in name for part in kept)
     ]
 
 
-def quantize_torch(model: Model) -> Model:
-    """A copy of a model whose linear layers are int8, per output channel; `FLOAT_LAYERS` stay float."""
-    names = dict.fromkeys(int8_layers(model), per_channel_dynamic_qconfig)
+def float_weights(model: nn.Module, chosen: Sequence[str] = ()) -> list[np.ndarray]:
+    """Weights (O, I) of the other linear layers."""
+    names = set(int8_layers(model, chosen))
+    return [
+        module.weight.detach().numpy()
+        for name, module in model.named_modules()
+        if type(module) is nn.Linear and name not in names
+    ]
+
+
+def quantize_torch(model: Model, chosen: Sequence[str] = ()) -> Model:
+    """A copy of a model whose linear layers are int8, per output channel, all but those `int8_layers` leaves out."""
+    names = dict.fromkeys(int8_layers(model, chosen), per_channel_dynamic_qconfig)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch.ao says that it will move
         quantized: Model = quantize_dynamic(model, names, torch.qint8, {nn.Linear: Int8Linear})

@@ -31,9 +31,9 @@ from asr.models.folder import LoadedModel
 from asr.models.predictor import StatelessPredictor
 from asr.models.transducer import Transducer
 from asr.tokens import BLANK, BLANK_PIECE, TABLE_FILE, Tokenizer
-from export.bundle import recommended_blank_penalty, write_bundle
+from export.bundle import Progress, recommended_blank_penalty, silent, write_bundle
 from export.history import DEFAULT_CONTEXT, ExportedDecoder, start_tokens
-from export.quantize import quantize_onnx
+from export.quantize import check_float_layers, float_weights, quantize_onnx
 from export.readme import sherpa_readme
 from export.worker import WorkerFailure, run_worker
 
@@ -174,6 +174,8 @@ def export_sherpa(
     contract: str = "conformer",
     quantize: str = "int8",
     context: int = DEFAULT_CONTEXT,
+    float_layers: Sequence[str] = (),
+    progress: Progress = silent,
 ) -> dict[str, Any]:
     """Write an export folder for sherpa-onnx.
 
@@ -183,6 +185,8 @@ def export_sherpa(
         contract: which encoder type of sherpa-onnx carries the state: "conformer" or "lstm".
         quantize: "int8" writes `*.int8.onnx` beside the float files, "none" does not.
         context: tokens an LSTM predictor sees (a stateless one has its own number).
+        float_layers: names, or parts of names, of linear layers that stay float in the int8 files.
+        progress: told what is being done.
 
     Returns:
         The manifest.
@@ -191,6 +195,7 @@ def export_sherpa(
         UserError: the folder exists, a package is missing, or the contract cannot carry the model.
     """
     check_exportable(loaded, contract, context)
+    check_float_layers(loaded.model, float_layers)
     require("onnx", "onnxruntime")
     model = loaded.model
     encoder = (ConformerEncoder if contract == "conformer" else LstmEncoder)(model).eval()
@@ -201,6 +206,7 @@ def export_sherpa(
         dim = model.config.joiner.dim
         common = {"version": "1", "model_author": "emformer-asr", "comment": f"emformer-asr {__version__}"}
         x = torch.zeros(2, model.encoder.window_frames, model.config.encoder.input_dim)
+        progress("tracing encoder, decoder and joiner")
         write_onnx(
             encoder, (x, *encoder.initial_states(2)), encoder.inputs, encoder.outputs, encoder.batch_axes,
             {"model_type": contract, **encoder.metadata(), **common}, new / "encoder.onnx",
@@ -213,18 +219,23 @@ def export_sherpa(
             joiner, (torch.zeros(2, dim), torch.zeros(2, dim)), ("encoder_out", "decoder_out"), ("logit",),
             {"encoder_out": 0, "decoder_out": 0, "logit": 0}, {"joiner_dim": dim, **common}, new / "joiner.onnx",
         )  # fmt: skip
+        progress("checking the graphs")
         difference = check_graphs(new, encoder, decoder, joiner)
         if quantize == "int8":
+            kept = float_weights(model, float_layers)
             for part in PARTS:
-                quantize_onnx(new / f"{part}.onnx", new / f"{part}.int8.onnx")
+                progress(f"quantising the {part}")
+                quantize_onnx(new / f"{part}.onnx", new / f"{part}.int8.onnx", kept)
         (new / TABLE_FILE).write_text(loaded.tokenizer.table(), "utf-8")
         (new / HOTWORDS_FILE).write_text(hotwords_vocabulary(loaded.tokenizer), "utf-8")
         settings = runtime_settings(loaded, contract, context)
         (new / CONFIG_FILE).write_text(json.dumps(settings, indent=2) + "\n", "utf-8")
+        progress("loading the files in sherpa-onnx")
         manifest = {
             "contract": contract,
             "context_size": context,
             "precisions": ["fp32", "int8"] if quantize == "int8" else ["fp32"],
+            "float_layers": list(float_layers),
             "onnx": {"opset": OPSET, "ir_version": LARGEST_IR},
             "verified": {
                 "onnxruntime_fp32_largest_difference": difference,

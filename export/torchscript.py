@@ -12,6 +12,7 @@ encoder width, J joiner width, V symbols.
 # No `from __future__ import annotations` here: torch.jit.script reads the annotations of this file.
 import json
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,8 +25,8 @@ from asr.models.emformer import EmformerState
 from asr.models.folder import LoadedModel, streaming_numbers
 from asr.models.predictor import LSTMPredictor, LSTMState, StatelessPredictor, StatelessState
 from asr.models.transducer import Transducer
-from export.bundle import recommended_blank_penalty, write_bundle
-from export.quantize import quantize_torch
+from export.bundle import Progress, recommended_blank_penalty, silent, write_bundle
+from export.quantize import check_float_layers, quantize_torch
 from export.readme import torchscript_readme
 
 TARGET = "torchscript"
@@ -291,13 +292,22 @@ class StreamingTransducer(nn.Module):
         return self.symbols
 
 
-def export_torchscript(loaded: LoadedModel, folder: Path, *, quantize: str = "int8") -> dict[str, Any]:
+def export_torchscript(
+    loaded: LoadedModel,
+    folder: Path,
+    *,
+    quantize: str = "int8",
+    float_layers: Sequence[str] = (),
+    progress: Progress = silent,
+) -> dict[str, Any]:
     """Write an export folder with one file a precision.
 
     Args:
         loaded: the model.
         folder: the folder to make.
         quantize: "int8" writes ``model.int8.pt`` beside ``model.pt``, "none" does not.
+        float_layers: names, or parts of names, of linear layers that stay float in the int8 files.
+        progress: told what is being done.
 
     Returns:
         The manifest.
@@ -305,6 +315,7 @@ def export_torchscript(loaded: LoadedModel, folder: Path, *, quantize: str = "in
     Raises:
         UserError: the folder exists, or this torch has no int8 engine.
     """
+    check_float_layers(loaded.model, float_layers)
     precisions = ["fp32", "int8"] if quantize == "int8" else ["fp32"]
     if quantize == "int8":
         use_engine()
@@ -314,7 +325,8 @@ def export_torchscript(loaded: LoadedModel, folder: Path, *, quantize: str = "in
         settings = {**streaming_numbers(loaded.model.config), "blank_penalty": penalty}
         difference = 0.0
         for precision in precisions:
-            model = loaded.model if precision == "fp32" else quantize_torch(loaded.model)
+            progress(f"scripting the {precision} program")
+            model = loaded.model if precision == "fp32" else quantize_torch(loaded.model, float_layers)
             program = StreamingTransducer(
                 model,
                 Fbank(loaded.features),
@@ -325,13 +337,16 @@ def export_torchscript(loaded: LoadedModel, folder: Path, *, quantize: str = "in
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # torch says that scripting will be replaced by torch.export
                 scripted = torch.jit.script(program.eval())
-                scripted = pack_linear_layers(scripted) if precision == "fp32" else scripted
+                scripted = (
+                    pack_linear_layers(scripted, [*DOORS, *NUMBERS]) if precision == "fp32" else scripted
+                )
                 scripted.save(str(path), _extra_files={"config.json": json.dumps(settings)})
                 difference = (
                     max(difference, check_program(path, program)) if precision == "fp32" else difference
                 )
         manifest = {
             "precisions": precisions,
+            "float_layers": list(float_layers),
             "verified": {
                 "fp32_largest_difference": difference,
                 "how": "the file as loaded again against the model in torch, 8 chunks of 3 streams",
@@ -344,18 +359,22 @@ def export_torchscript(loaded: LoadedModel, folder: Path, *, quantize: str = "in
     return write_bundle(folder, loaded, TARGET, fill)
 
 
-def pack_linear_layers(scripted: Any) -> Any:
+def pack_linear_layers(scripted: Any, kept: list[str]) -> Any:
     """The program with its linear layers on XNNPACK, weights packed for it as they are loaded, where this torch has it.
 
     For a chunk of few rows that is 1.6 (small models) to 3.4 times (76.7 M) as fast as torch's own product on x86. The
     int8 products gain nothing and are left alone.
+
+    Args:
+        scripted: the program.
+        kept: its methods and attributes that must stay, beside ``forward``.
     """
     from torch.backends import xnnpack
     from torch.utils.mobile_optimizer import optimize_for_mobile
 
     if not xnnpack.enabled:  # type: ignore[attr-defined]
         return scripted
-    return optimize_for_mobile(scripted, preserved_methods=[*DOORS, *NUMBERS])
+    return optimize_for_mobile(scripted, preserved_methods=kept)
 
 
 def file_name(precision: str) -> str:

@@ -187,6 +187,15 @@ def test_bad_input_of_export(place, tmp_path, capsys):
     contract = refused(capsys, "export", model, "--to", "torchscript", "--out", out, "--contract", "lstm")
     assert "--contract belongs to the target sherpa-onnx" in contract
     assert "no model 'nowhere'" in refused(capsys, "export", "nowhere", "--to", "torchscript", "--out", out)
+    for target in ("torchscript", "sherpa-onnx"):
+        layers = refused(
+            capsys, "export", model, "--to", target, "--out", out, "--float-layers", "joiner.outptu"
+        )
+        assert "no linear layer has 'joiner.outptu' in its name" in layers
+    nothing = ["--quantize", "none", "--float-layers", "joiner.output"]
+    assert "--quantize none writes none" in refused(
+        capsys, "export", model, "--to", "torchscript", "--out", out, *nothing
+    )
     inside = place / "a0.wav" / "out"
     assert "is not a folder" in refused(capsys, "export", model, "--to", "torchscript", "--out", inside)
     assert not (tmp_path / "new").exists()
