@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from asr.errors import UserError
+from asr.memory import keep_freed_memory
 
 FORMATS = ("txt", "json", "srt", "vtt", "ctm")
 ONE_RECORDING = ("srt", "vtt")  # formats whose files hold one recording
@@ -194,6 +195,7 @@ def transcribe_command(argv: Sequence[str]) -> int:
         "--max-segment", type=float, default=20.0, help="seconds after which a segment is cut"
     )
     options = parser.parse(argv)
+    keep_freed_memory()
     if options.partials and not options.streaming:
         raise UserError("--partials needs --streaming")
     targets = _targets(options)
@@ -317,6 +319,7 @@ def evaluate_command(argv: Sequence[str]) -> int:
         "--report", default="errors.txt", metavar="FILE", help="aligned errors of every utterance; '' for none"
     )
     options = parser.parse(argv)
+    keep_freed_memory()
 
     from asr.scoring.wer import parse_map
 
@@ -401,6 +404,7 @@ def bench_command(argv: Sequence[str]) -> int:
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--format", choices=("table", "json"), default="table", help="of the figures")
     options = parser.parse(argv)
+    keep_freed_memory()
     if not 1 <= options.seconds <= LONGEST_BENCH:
         raise UserError(f"--seconds must be from 1 to {LONGEST_BENCH}, not {options.seconds:g}")
 

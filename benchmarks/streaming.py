@@ -4,8 +4,9 @@
     python benchmarks/streaming.py --manifest DATA/phone_numbers --finish 120     # and the wait for the last words
     python benchmarks/streaming.py --model digits --manifest DATA/phone_numbers   # a trained model, without torchaudio
 
-`--model emformer_rnnt_base` has random weights, the same on every side, and the blank's bias is set so that greedy search
-emits about `--rate` symbols a second, as speech does. Every variant runs in a process of its own, in turn, `--rounds`
+`--model emformer_rnnt_base` has random weights, the same on every side but for the bias of the blank, which is set so that
+ours in torch and torchaudio's pipeline emit about `--rate` symbols a second, as speech does (random weights are sensitive:
+rounding changes the rate, so it is shown for every row). Every variant runs in a process of its own, in turn, `--rounds`
 times; ratios are taken within a round, and their median is shown. Audio arrives a chunk at a time as fast as it is
 decoded. Real-time factor: processing time over audio, features and search included; the row "torchaudio encoder" has
 neither.
@@ -33,6 +34,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from asr.errors import UserError
 from asr.features import FRAME_SHIFT, SAMPLE_RATE, Fbank, FeatureConfig
+from asr.memory import keep_freed_memory
 from asr.models.folder import load_model, save_model
 from asr.models.torchaudio_weights import transducer_from_torchaudio
 from asr.models.transducer import Transducer, named_config
@@ -53,6 +55,7 @@ TARGETS = ("sherpa-onnx", "torchscript", "executorch")
 PEAKED = (
     12.0  # a trained model is sure of most symbols: on flat random ones torchaudio's beam search takes longer
 )
+PEER_CHUNK, PEER_LOOK_AHEAD = 16 * FRAME_SHIFT, 4 * FRAME_SHIFT
 LIVE_BLOCK = 320  # samples: 20 ms
 GOALS = """goals for the 76.7 M model: best int8 real-time factor <= 0.05, >= 12x the torchaudio pipeline, >= 5x its encoder;
 best fp32 >= 2x its encoder; encoder int8 <= 27 % of fp32; finish p50 <= 60 ms, p99 <= 120 ms"""
@@ -115,7 +118,14 @@ def random_base(folder: Path, samples: np.ndarray, rate: float) -> None:
         model.encoder.mean.copy_(features[0].mean(0))
         model.encoder.istd.copy_(1.0 / features[0].std(0))
         bias = set_rate(model, features, rate * len(samples) / SAMPLE_RATE)
-        peer.joiner.linear.bias[-1] = bias
+        found = {}
+        half = torch.from_numpy(samples[: len(samples) // 2])
+        for lower in range(12):  # its features and search differ: the same rate needs a bias of its own
+            peer.joiner.linear.bias[-1] = bias - lower
+            found[lower] = (stream_peer(peer, PIPELINE, half)[0] or 0) * SAMPLE_RATE / len(half)
+            if found[lower] > rate:
+                break
+        peer.joiner.linear.bias[-1] = bias - min(found, key=lambda lower: abs(found[lower] - rate))
     tokenizer = Tokenizer.train([f"w{i}" for i in range(SYMBOLS - 1)], SYMBOLS, "word")
     torch.save(peer.state_dict(), folder.parent / PEER_FILE)
     save_model(folder, model, tokenizer, FeatureConfig(), "Random weights, for measuring speed.\n")
@@ -182,53 +192,60 @@ def export(loaded, target: str, folder: Path) -> None:
 
 
 def run_peer(variant: str, weights: str, audio: str, samples: int) -> dict:
-    """torchaudio's model as its streaming tutorial drives it: chunks of 160 ms with 40 ms of look-ahead, the feature
-    extractor of its LibriSpeech pipeline."""
-    import torchaudio
-    from torchaudio.models import RNNTBeamSearch, emformer_rnnt_base
-    from torchaudio.pipelines.rnnt_pipeline import _gain, _piecewise_linear_log
+    """torchaudio's side, measured in this process."""
+    from torchaudio.models import emformer_rnnt_base
 
     from export.worker import read
 
+    keep_freed_memory()
     torch.set_num_threads(1)
     began = time.perf_counter()
     model = emformer_rnnt_base(SYMBOLS).eval()
     model.load_state_dict(torch.load(weights, weights_only=True))
-    decoder = RNNTBeamSearch(model, SYMBOLS - 1)
-    mel = torchaudio.transforms.MelSpectrogram(sample_rate=SAMPLE_RATE, n_fft=400, n_mels=80, hop_length=160)
     load = time.perf_counter() - began
-    pcm = torch.from_numpy(read(audio, 0, samples))
-    chunk, look_ahead = 16 * FRAME_SHIFT, 4 * FRAME_SHIFT
-    times, state, hypothesis = [], None, None
-    with torch.inference_mode():
-        whole = _piecewise_linear_log(mel(pcm).transpose(1, 0) * _gain)
-        mean, istd = whole.mean(0), 1.0 / whole.std(0)  # the bundle has them in a file
-
-        def extract(part):
-            features = (_piecewise_linear_log(mel(part).transpose(1, 0) * _gain) - mean) * istd
-            return features, torch.tensor([features.size(0)])
-
-        for at in range(look_ahead, len(pcm) - chunk + 1, chunk):
-            part = pcm[at - look_ahead : at + chunk]
-            if variant == ENCODER:
-                features, length = extract(part)
-                began = time.perf_counter()
-                _, _, state = model.transcribe_streaming(features[None], length, state)
-            else:
-                began = time.perf_counter()
-                features, length = extract(part)
-                hypothesis, state = decoder.infer(features, length, 10, state=state, hypothesis=hypothesis)
-            times.append(time.perf_counter() - began)
+    symbols, times = stream_peer(model, variant, torch.from_numpy(read(audio, 0, samples)))
     steady = np.array(times[WARM_UP_BLOCKS:])
     p50, p99 = np.percentile(steady, [50, 99])
     return {
-        "symbols": None if hypothesis is None else len(hypothesis[0][0]) - 1,
+        "symbols": symbols,
         "load_seconds": load,
-        "rtf": float(steady.mean()) / (chunk / SAMPLE_RATE),
+        "rtf": float(steady.mean()) / (PEER_CHUNK / SAMPLE_RATE),
         "chunk_p50_ms": 1000 * float(p50),
         "chunk_p99_ms": 1000 * float(p99),
         "peak_memory_mb": memory_mb("VmHWM"),
     }
+
+
+@torch.inference_mode()
+def stream_peer(model, variant: str, pcm: torch.Tensor) -> tuple[int | None, list[float]]:
+    """torchaudio's model as its streaming tutorial drives it: chunks of 160 ms with 40 ms of look-ahead, the features of
+    its LibriSpeech pipeline -> symbols found, seconds of every chunk."""
+    import torchaudio
+    from torchaudio.models import RNNTBeamSearch
+    from torchaudio.pipelines.rnnt_pipeline import _gain, _piecewise_linear_log
+
+    decoder = RNNTBeamSearch(model, SYMBOLS - 1)
+    mel = torchaudio.transforms.MelSpectrogram(sample_rate=SAMPLE_RATE, n_fft=400, n_mels=80, hop_length=160)
+    whole = _piecewise_linear_log(mel(pcm).transpose(1, 0) * _gain)
+    mean, istd = whole.mean(0), 1.0 / whole.std(0)  # the bundle has them in a file
+
+    def extract(part):
+        features = (_piecewise_linear_log(mel(part).transpose(1, 0) * _gain) - mean) * istd
+        return features, torch.tensor([features.size(0)])
+
+    times, state, hypothesis = [], None, None
+    for at in range(PEER_LOOK_AHEAD, len(pcm) - PEER_CHUNK + 1, PEER_CHUNK):
+        part = pcm[at - PEER_LOOK_AHEAD : at + PEER_CHUNK]
+        if variant == ENCODER:
+            features, length = extract(part)
+            began = time.perf_counter()
+            _, _, state = model.transcribe_streaming(features[None], length, state)
+        else:
+            began = time.perf_counter()
+            features, length = extract(part)
+            hypothesis, state = decoder.infer(features, length, 10, state=state, hypothesis=hypothesis)
+        times.append(time.perf_counter() - began)
+    return None if hypothesis is None else len(hypothesis[0][0]) - 1, times
 
 
 # ---------------------------------------------------------------- measuring

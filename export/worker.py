@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from asr.memory import keep_freed_memory
 from export.runtime import Result, Runtime, alone, interrupted, live, ragged
 
 WARM_UP_BLOCKS = 10
@@ -134,6 +135,7 @@ def run_worker(job: Path) -> dict[str, Any]:
 
 def main() -> int:
     """Run the job file named on the command line."""
+    keep_freed_memory()
     path = Path(sys.argv[1])
     job = json.loads(path.read_text("utf-8"))
     Path(f"{path}.out").write_text(json.dumps(run(job)), "utf-8")
