@@ -35,13 +35,13 @@ from asr.features import FRAME_SHIFT
 from asr.models.folder import load_model
 from asr.models.transducer import Transducer
 from asr.streaming.bench import machine
-from benchmarks.streaming import TARGETS, read_audio
+from benchmarks.streaming import BASE, TARGETS, prepare, read_audio
 from export.bundle import read_manifest as read_export
 from export.pte import file_name as pte_name
 from export.pte import load_program, set_threads, write_program
 from export.pte_runtime import zeros
 from export.quantize import quantize_onnx, quantize_torch
-from export.runtime import alone
+from export.runtime import Clock, alone
 from export.sherpa import ort_session, write_onnx
 from export.torchscript import file_name as pt_name
 from export.torchscript import pack_linear_layers, use_engine
@@ -146,9 +146,9 @@ def everything(target: str, precision: str, model: Transducer, folder: Path, aud
         "blank_penalty": 0.0,
         "engine": None,
     }
-    times: list[float] = []
-    alone(load(job), audio, [model.encoder.chunk_frames * FRAME_SHIFT], times)
-    return 1000 * float(np.median(times[WARM_UP:]))
+    clock = Clock()
+    alone(load(job)[0], audio, [model.encoder.chunk_frames * FRAME_SHIFT], clock)
+    return 1000 * float(np.median(clock.chunks[WARM_UP:]))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -156,13 +156,27 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--work", required=True, metavar="FOLDER", help="of benchmarks/streaming.py")
+    parser.add_argument(
+        "--work",
+        metavar="FOLDER",
+        help="of benchmarks/streaming.py; left out: made here, which takes minutes",
+    )
     parser.add_argument("--manifest", metavar="FILE", help="recordings to stream; left out: noise")
     parser.add_argument("--targets", nargs="+", choices=TARGETS, default=list(TARGETS))
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
-    work = Path(options.work)
+    with tempfile.TemporaryDirectory(prefix="streaming-profile-") as made:
+        return report(options, Path(options.work or made))
+
+
+def report(options: argparse.Namespace, work: Path) -> int:
+    """Measure and print."""
     try:
+        if options.work is None:
+            prepare(
+                argparse.Namespace(model=BASE, manifest=options.manifest, rate=4.0, targets=options.targets),
+                work,
+            )
         exports = {target: read_export(work / target) for target in options.targets}
         model = load_model(next(iter(exports.values()))["model"]["folder"]).model
         audio = read_audio(options.manifest, 20.0)

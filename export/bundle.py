@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import platform
@@ -15,8 +16,11 @@ from asr import __version__
 from asr.errors import UserError
 from asr.features import feature_hash
 from asr.models.folder import WEIGHTS_FILE, LoadedModel, streaming_numbers
+from asr.pretrained import CONFIG
+from asr.tokens import MODEL_FILE
 
 FORMAT_VERSION = 1
+TARGETS = ("sherpa-onnx", "torchscript", "executorch")
 MANIFEST = "manifest.json"
 README = "README.md"
 PACKAGES = ("torch", "onnx", "onnxruntime", "sherpa-onnx", "executorch", "torchao", "sentencepiece", "numpy")
@@ -53,7 +57,11 @@ def check_target(folder: Path) -> None:
     Raises:
         UserError: it is, or its parent is not a folder.
     """
-    if folder.exists() or folder.is_symlink():
+    try:
+        exists = folder.exists() or folder.is_symlink()
+    except OSError as error:  # a name that is too long, a folder that may not be read
+        raise UserError(f"cannot write {folder}: {error.strerror or error}") from None
+    if exists:
         raise UserError(f"{folder} exists already: choose another folder, nothing was written")
     parent = folder.absolute().parent
     while not parent.exists() and parent != parent.parent:
@@ -126,14 +134,9 @@ def describe_model(loaded: LoadedModel) -> dict[str, Any]:
         "weights_sha256": sha256(loaded.folder / WEIGHTS_FILE),
         "parameters": loaded.model.num_parameters(),
         "vocab_size": loaded.tokenizer.vocab_size,
-        "blank_penalty": recommended_blank_penalty(loaded),
+        "config_sha256": sha256(loaded.folder / CONFIG),
+        "tokens_sha256": sha256(loaded.folder / MODEL_FILE),
     }
-
-
-def recommended_blank_penalty(loaded: LoadedModel) -> float:
-    """What the model's recipe found best (config.yaml, extra), else 0: a hint for applications."""
-    value = (loaded.config.get("extra") or {}).get("blank_penalty", 0.0)
-    return float(value) if isinstance(value, (int, float)) else 0.0
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -149,12 +152,41 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise UserError(f"{folder} is not an export: it has no readable {MANIFEST}") from None
     if not isinstance(manifest, dict) or manifest.get("format_version") != FORMAT_VERSION:
         raise UserError(f"{path} is of another format version than {FORMAT_VERSION}: export the model again")
+    damaged = _damage(manifest)
+    if damaged:
+        raise UserError(f"{path} is damaged ({damaged}): export the model again")
     for name, entry in manifest["files"].items():
+        if name == README:  # may be written on; no runtime reads it
+            continue
         if not (folder / name).is_file():
             raise UserError(f"{folder}: {name} is missing, export the model again")
         if sha256(folder / name) != entry["sha256"]:
             raise UserError(f"{folder}: {name} is not the file that was exported (another SHA-256)")
     return manifest
+
+
+def _damage(manifest: dict[str, Any]) -> str:
+    """What is missing or of another type in a manifest; empty if nothing is."""
+    needed: dict[str, Any] = {
+        "target": str,
+        "model": dict,
+        "files": dict,
+        "precisions": list,
+        "blank_penalty": (int, float),
+        "verified": dict,
+    }
+    for key, kind in needed.items():
+        if not isinstance(manifest.get(key), kind):
+            return f"no {key}"
+    if manifest["target"] not in TARGETS:
+        return f"unknown target {manifest['target']!r}"
+    for key in ("folder", "weights_sha256", "config_sha256", "tokens_sha256"):
+        if not isinstance(manifest["model"].get(key), str):
+            return f"no model.{key}"
+    for name, entry in manifest["files"].items():
+        if not (isinstance(entry, dict) and "sha256" in entry and "bytes" in entry):
+            return f"no hash of {name}"
+    return ""
 
 
 def record_words(folder: Path, words: dict[str, Any]) -> bool:
@@ -167,7 +199,8 @@ def record_words(folder: Path, words: dict[str, Any]) -> bool:
         temporary.write_text(_text(manifest), "utf-8")
         temporary.replace(path)
     except OSError:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
         return False
     return True
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from asr.cli import Parser, hint
 from asr.errors import UserError
-
-TARGETS = ("sherpa-onnx", "torchscript", "executorch")
+from export.bundle import TARGETS, check_target
 
 
 def export_command(argv: Sequence[str]) -> int:
@@ -30,6 +32,12 @@ def export_command(argv: Sequence[str]) -> int:
         default=[],
         metavar="NAME",
         help="linear layers that stay float in int8 files, by name or part of it: joiner.output, encoder.layers.0.",
+    )
+    parser.add_argument(
+        "--blank-penalty",
+        type=float,
+        default=0.0,
+        help="nats the files take off the blank, as in asr transcribe (0 if left out)",
     )
     parser.add_argument(
         "--contract",
@@ -59,11 +67,16 @@ def export_command(argv: Sequence[str]) -> int:
 
     from asr.models.folder import load_model
     from asr.pretrained import resolve
-    from export.bundle import check_target, silent
+    from export.bundle import silent
 
+    if not math.isfinite(options.blank_penalty):
+        raise UserError(f"--blank-penalty must be a finite number, not {options.blank_penalty}")
+    interruptible()
     out = Path(options.out)
     check_target(out)
     loaded = load_model(resolve(options.model))
+    if options.context is not None and loaded.model.config.predictor.kind == "stateless":
+        raise UserError("--context is for LSTM predictors: this model's sees what it was trained with")
     trained = loaded.model.config.encoder.chunk_ms
     if options.chunk_ms is not None and options.chunk_ms != trained:
         raise UserError(
@@ -81,6 +94,7 @@ def export_command(argv: Sequence[str]) -> int:
             contract=options.contract or "conformer",
             quantize=options.quantize,
             float_layers=options.float_layers,
+            blank_penalty=options.blank_penalty,
             progress=progress,
             context=DEFAULT_CONTEXT if options.context is None else options.context,
         )
@@ -88,13 +102,23 @@ def export_command(argv: Sequence[str]) -> int:
         from export.pte import export_executorch
 
         manifest = export_executorch(
-            loaded, out, quantize=options.quantize, float_layers=options.float_layers, progress=progress
+            loaded,
+            out,
+            quantize=options.quantize,
+            float_layers=options.float_layers,
+            blank_penalty=options.blank_penalty,
+            progress=progress,
         )
     else:
         from export.torchscript import export_torchscript
 
         manifest = export_torchscript(
-            loaded, out, quantize=options.quantize, float_layers=options.float_layers, progress=progress
+            loaded,
+            out,
+            quantize=options.quantize,
+            float_layers=options.float_layers,
+            blank_penalty=options.blank_penalty,
+            progress=progress,
         )
     for name, entry in manifest["files"].items():
         print(f"{entry['bytes'] / 1e6:9.3f} MB  {out / name}")
@@ -120,7 +144,7 @@ def verify_command(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--split", default=None, help="only this split of the manifests")
     parser.add_argument(
-        "--limit", type=int, default=None, help="utterances, as many of every manifest as it has"
+        "--limit", type=int, default=None, help="utterances in all, shared evenly among the sources"
     )
     parser.add_argument(
         "--model", default=None, metavar="NAME|FOLDER", help="the exported model, if it has moved"
@@ -129,6 +153,8 @@ def verify_command(argv: Sequence[str]) -> int:
     options = parser.parse(argv)
     if not options.audio and not options.manifest:
         raise UserError("asr verify needs --audio FILES or --manifest FILE")
+    if options.split is not None and not options.manifest:
+        raise UserError("--split chooses from manifests: there is none")
     if options.limit is not None and options.limit < 1:
         raise UserError(f"--limit must be at least 1, not {options.limit}")
 
@@ -136,6 +162,7 @@ def verify_command(argv: Sequence[str]) -> int:
     from export.ladder import table
     from export.verify import find_exports, verify
 
+    interruptible()
     folder = Path(options.folder)
     find_exports(folder)
     items = [Item(name, "", Path(name)) for name in options.audio]
@@ -147,6 +174,12 @@ def verify_command(argv: Sequence[str]) -> int:
     else:
         print(table(ladder), end="")
     return 0 if ladder.passed else 1
+
+
+def interruptible() -> None:
+    """Let SIGTERM end a command as Ctrl-C does, so that temporary folders go."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def spread(sources: list[list[Any]], limit: int | None) -> list[Any]:

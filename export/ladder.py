@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from asr.features import encoder_frames, num_frames
 from asr.models.folder import LoadedModel
-from asr.scoring.wer import score
+from asr.scoring.wer import WerResult, score
 from export.cases import RUNGS, Case
 from export.runtime import Result
 
 WER_ABSOLUTE, WER_RELATIVE = 0.3, 0.03  # percent, share: how much worse int8 may be than fp32
+ONE_SIDED = 1.645  # standard deviations that chance exceeds once in twenty times
 TOKEN_ERROR_LIMIT = 5.0  # percent, of int8 against fp32 where there is no reference text
 
 
@@ -26,6 +28,7 @@ class Row:
         token_error: percent against the reference; for int8 against the same runtime in fp32.
         wer: percent against the manifest's text; None without text.
         problems: what failed, one sentence each.
+        skipped: rungs that say nothing about this runtime.
         over_context: WER of torch by the number of tokens an LSTM predictor sees.
         figures: size, load time, real-time factor, latency, memory.
     """
@@ -36,6 +39,7 @@ class Row:
     wer: float | None = None
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    skipped: tuple[str, ...] = ()
     over_context: dict[str, float] = field(default_factory=dict)
     figures: dict[str, float | None] = field(default_factory=dict)
 
@@ -98,7 +102,8 @@ def compare(row: Row, cases: Sequence[Case], found: Any, expected: Any, against:
                 if rung == "words":
                     errors += edits(want.tokens, got.tokens)
                     total += len(want.tokens)
-        row.equal[rung] = (equal, count)
+        if rung not in row.skipped:
+            row.equal[rung] = (equal, count)
         if equal < count:
             row.problems.append(
                 f"{rung}: {row.name} differs from {against} in {count - equal} of {count} streams ({first})"
@@ -115,16 +120,16 @@ def _difference(number: int, got: Result, want: Result) -> str:
     return f"stream {number}: {a} where {b} is expected"
 
 
-def compare_int8(row: Row, cases: Sequence[Case], found: Any, plain: dict[str, Any]) -> None:
-    """Errors against the float form; a reset must not matter, silence must stay silent.
+def compare_int8(row: Row, cases: Sequence[Case], found: Any, plain: Any) -> None:
+    """Symbols against the float form's; a reset must not matter, silence must stay silent.
 
     Args:
-        plain: ``results`` and ``wer`` of the same runtime in fp32 (of torch, if that did not run).
+        plain: results of the same runtime in fp32 (of torch, if that did not run).
     """
     errors = total = 0
     for rung in RUNGS:
         equal = count = 0
-        pairs = zip(results(cases, found, rung), results(cases, plain["results"], rung), strict=True)
+        pairs = zip(results(cases, found, rung), results(cases, plain, rung), strict=True)
         for streams, wanted in pairs:
             for got, want in zip(streams, wanted, strict=True):
                 count += 1
@@ -134,7 +139,8 @@ def compare_int8(row: Row, cases: Sequence[Case], found: Any, plain: dict[str, A
                 if rung == "words":
                     errors += edits(want.tokens, got.tokens)
                     total += len(want.tokens)
-        row.equal[rung] = (equal, count)
+        if rung not in row.skipped:
+            row.equal[rung] = (equal, count)
     pairs = zip(results(cases, found, "reset"), results(cases, found, "words"))
     for number, (reset, own) in enumerate(pairs):
         if not reset[0].same(own[0]):
@@ -142,13 +148,25 @@ def compare_int8(row: Row, cases: Sequence[Case], found: Any, plain: dict[str, A
             row.problems.append(f"reset: {row.name} differs from itself without the reset ({difference})")
             break
     row.token_error = _percent(errors, total)
-    if row.wer is not None and plain["wer"] is not None:
-        # one word decides nothing: a short list cannot be held to tenths of a percent
-        allowed = max(WER_ABSOLUTE, WER_RELATIVE * plain["wer"], 100.0 / max(1, total))
-        if row.wer > plain["wer"] + allowed:
-            row.problems.append(f"words: {row.name} has a WER of {row.wer:.2f} %, fp32 {plain['wer']:.2f} %")
-    elif row.token_error is not None and row.token_error > TOKEN_ERROR_LIMIT:
-        row.problems.append(f"words: {row.name} differs from fp32 in {row.token_error:.1f} % of the symbols")
+
+
+def compare_words(row: Row, int8: WerResult | None, plain: WerResult | None) -> None:
+    """Hold an int8 form to the error rate of its float form, or where there is no text to its symbols.
+
+    It fails if it is worse by more than the limit and by more than chance would have it: on a short list a word or two
+    decide nothing (paired one-sided test over utterances, 5 %).
+    """
+    if int8 is None or plain is None:
+        if row.token_error is not None and row.token_error > TOKEN_ERROR_LIMIT:
+            row.problems.append(
+                f"words: {row.name} differs from fp32 in {row.token_error:.1f} % of the symbols"
+            )
+        return
+    more = [a.errors - b.errors for a, b in zip(int8.utterances, plain.utterances, strict=True)]
+    allowed = max(WER_ABSOLUTE, WER_RELATIVE * plain.wer) * plain.words / 100
+    chance = ONE_SIDED * math.sqrt(sum(n * n for n in more))
+    if sum(more) > max(allowed, chance):
+        row.problems.append(f"words: {row.name} has a WER of {int8.wer:.2f} %, fp32 {plain.wer:.2f} %")
 
 
 def check_reach(row: Row, cases: Sequence[Case], found: Any) -> None:
@@ -202,17 +220,15 @@ def _percent(errors: int, total: int) -> float | None:
     return round(100.0 * errors / total, 4) if total else None
 
 
-def wer(loaded: LoadedModel, texts: Sequence[str], found: Sequence[Result]) -> float | None:
-    """Percent; None without text."""
+def scored(loaded: LoadedModel, texts: Sequence[str], found: Sequence[Result]) -> WerResult | None:
+    """The words of utterances with text; None without any."""
     pairs = [
         (text, loaded.tokenizer.decode(result.tokens))
         for text, result in zip(texts, found, strict=True)
         if text.strip()
     ]
-    if not pairs:
-        return None
     result = score([text for text, _ in pairs], [words for _, words in pairs])
-    return round(result.wer, 4) if result.words else None
+    return result if result.words else None
 
 
 def figures(done: dict[str, Any], size: int | None, timed: bool = True) -> dict[str, float | None]:

@@ -29,7 +29,7 @@ from asr.models.folder import LoadedModel
 from asr.models.predictor import LSTMPredictor, LSTMState, StatelessState
 from asr.models.transducer import Transducer
 from asr.tokens import BLANK, TABLE_FILE
-from export.bundle import Progress, recommended_blank_penalty, silent, write_bundle
+from export.bundle import Progress, silent, write_bundle
 from export.quantize import check_float_layers, int8_layers
 from export.readme import executorch_readme
 from export.sherpa import cache_rows, pack, require, unpack
@@ -129,6 +129,7 @@ def export_executorch(
     *,
     quantize: str = "int8",
     float_layers: Sequence[str] = (),
+    blank_penalty: float = 0.0,
     progress: Progress = silent,
 ) -> dict[str, Any]:
     """Write an export folder with one program a precision.
@@ -138,6 +139,7 @@ def export_executorch(
         folder: the folder to make.
         quantize: "int8" writes ``model.int8.pte`` beside ``model.pte``, "none" does not.
         float_layers: names, or parts of names, of linear layers that stay float in the int8 files.
+        blank_penalty: what the files hold for applications, as in `Recognizer`.
         progress: told what is being done; lowering takes a minute or two for 20 layers.
 
     Returns:
@@ -163,19 +165,22 @@ def export_executorch(
         "chunk_frames": encoder.chunk_frames,
         "window_frames": encoder.window_frames,
         "vocab_size": loaded.tokenizer.vocab_size,
-        "blank_penalty": recommended_blank_penalty(loaded),
+        "blank_penalty": blank_penalty,
     }
 
     def fill(new: Path) -> dict[str, Any]:
         for precision in precisions:
             progress(f"lowering the {precision} program")
             write_program(methods, constants, precision, new / file_name(precision), float_layers)
+            if precision == "int8":
+                check_runs(new / file_name(precision), methods)
         progress("checking the program")
         difference = check_program(new / file_name("fp32"), methods)
         (new / TABLE_FILE).write_text(loaded.tokenizer.table(), "utf-8")
         manifest = {
             "precisions": precisions,
             "float_layers": list(float_layers),
+            "blank_penalty": blank_penalty,
             "backend": "XNNPACK",
             "methods": {name: describe(method) for name, method in methods.items()},
             "constants": constants,
@@ -377,6 +382,15 @@ def check_program(path: Path, methods: dict[str, Any]) -> float:
     return worst
 
 
+def check_runs(path: Path, methods: dict[str, Any]) -> None:
+    """Run every method of a program once; UserError if what comes out is no number."""
+    program = load_program(path)
+    for name, method in methods.items():
+        for value in program.load_method(name).execute([*method.example()]):
+            if not bool(torch.isfinite(value).all()):
+                raise UserError(f"{path.name}: {name} gives NaN or infinity: this is a bug of the export")
+
+
 def load_program(path: Path) -> Any:
     """The file in the ExecuTorch runtime."""
     with quiet():
@@ -399,8 +413,11 @@ def quiet() -> Iterator[None]:
     """Without the notes and warnings of the libraries, and with the compiler of schemas, which comes with them."""
     if shutil.which("flatc") is None and "FLATC_EXECUTABLE" not in os.environ:
         beside = Path(sys.executable).parent / "flatc"
-        if beside.is_file():
-            os.environ["FLATC_EXECUTABLE"] = str(beside)
+        if not beside.is_file():
+            raise UserError(
+                "ExecuTorch needs its compiler of schemas: flatc is neither on PATH nor beside this Python"
+            )
+        os.environ["FLATC_EXECUTABLE"] = str(beside)
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -23,7 +23,12 @@ def sherpa_readme(loaded: LoadedModel, manifest: dict[str, Any], settings: dict[
         if loaded.tokenizer.endpoint_id is not None
         else ""
     )
-    return f"""# {loaded.folder.name} for sherpa-onnx
+    history = (
+        f"The LSTM predictor sees the last {settings['context_size']} symbols; what that costs is in the report of `asr verify`.\n"
+        if loaded.model.config.predictor.kind == "lstm"
+        else ""
+    )
+    return f"""# {name_of(loaded)} for sherpa-onnx
 
 A streaming transducer in the `{contract}` contract of [sherpa-onnx](https://github.com/k2-fsa/sherpa-onnx), for its
 unmodified runtime: Linux, Android, iOS, Raspberry Pi, WebAssembly.
@@ -39,14 +44,16 @@ unmodified runtime: Linux, Android, iOS, Raspberry Pi, WebAssembly.
 
 **At the end of the audio append {tail} zero samples** ({tail / 16000:.2f} s) before `inputFinished`: the runtime
 decodes whole windows only, and would keep the last words to itself. Samples are float32 in [-1, 1].
-The model wants a blank penalty of {penalty:g}; set it as below.
-{endpoint}
+{history}{endpoint}
 ## Linux, macOS
 
 ```sh
 sherpa-onnx --tokens=tokens.txt --encoder=encoder{suffix} --decoder=decoder{suffix} --joiner=joiner{suffix} \\
   --model-type={contract} --blank-penalty={penalty:g} --num-threads=1 recording.wav
 ```
+
+This program appends a fixed piece of silence of its own: if the last word is missing, append {tail / 16000:.2f} s of zeros to
+the recording.
 
 ```python
 import numpy as np, sherpa_onnx
@@ -85,6 +92,7 @@ if (recognizer.isEndpoint(stream)) recognizer.reset(stream)
 stream.acceptWaveform(FloatArray({tail}), sampleRate = 16000)
 stream.inputFinished()
 while (recognizer.isReady(stream)) recognizer.decode(stream)
+val last = recognizer.getResult(stream).text
 ```
 
 ## iOS
@@ -109,6 +117,7 @@ if recognizer.isEndpoint() {{ recognizer.reset() }}
 recognizer.acceptWaveform(samples: [Float](repeating: 0, count: {tail}), sampleRate: 16000)
 recognizer.inputFinished()
 while recognizer.isReady() {{ recognizer.decode() }}
+print(recognizer.getResult().text)
 ```
 
 ## Hotwords
@@ -126,7 +135,7 @@ They need beam search and the pieces: {hotwords}, a phrase and its score a line 
 def torchscript_readme(loaded: LoadedModel, manifest: dict[str, Any], settings: dict[str, Any]) -> str:
     """Text of README.md beside the TorchScript files."""
     name = "model.int8.pt" if "int8" in manifest["precisions"] else "model.pt"
-    return f"""# {loaded.folder.name} as a TorchScript program
+    return f"""# {name_of(loaded)} as a TorchScript program
 
 One self-contained file: PCM in, symbol ids and times out. Features, normalisation, encoder, predictor, joiner and greedy
 search are inside; the state goes in and comes out, so one loaded file serves any number of streams.
@@ -134,7 +143,7 @@ search are inside; the state goes in and comes out, so one loaded file serves an
 | file | what |
 | --- | --- |
 | `model.pt` | float32 |
-| `model.int8.pt` | the same with int8 weights, if it is here: x86 and ARM (engine qnnpack) |
+| `model.int8.pt` | the same with int8 weights, if it is here: ARM (engine qnnpack), x86 with VNNI (older x86 may saturate sums of 16 bits) |
 | `manifest.json` | hashes, versions, streaming numbers, how the files were checked |
 
 ## Doors
@@ -157,8 +166,9 @@ a batch of streams of any ages, features from elsewhere |
 
 `symbols` is (tokens, frames, log_probs, streams), all of length K: ids, encoder frames of 40 ms from the start of the
 stream, log-probabilities, and the row of the batch. At an endpoint nothing has to be done: the state lives on, the text
-begins anew. The blank penalty is {settings["blank_penalty"]:g}.
-
+begins anew. The blank penalty is {settings["blank_penalty"]:g}. The first calls are slow (torch plans them): send a second of silence
+through a stream of its own first.
+{_endpoint(loaded)}
 ## Python
 
 ```python
@@ -192,15 +202,10 @@ auto rest = program.get_method("finish")({{state}}).toTuple();            // at 
 
 On ARM choose the int8 engine before loading: `at::globalContext().setQEngine(at::QEngine::QNNPACK);`
 
-## Android (Java, Kotlin)
+## Android
 
-```kotlin
-val program = Module.load(path)                                          // org.pytorch, the full runtime
-var state = program.runMethod("initial_state", IValue.from(1L))
-val out = program.runMethod("accept", IValue.from(Tensor.fromBlob(pcm, longArrayOf(1, pcm.size.toLong()))), state).toTuple()
-val tokens = out[0].toTuple()[0].toTensor().dataAsLongArray
-state = out[1]
-```
+Through the C++ above with the NDK. The Java binding cannot hand the state back: it takes the names off tuples. For Kotlin or Java choose
+the sherpa-onnx or ExecuTorch export.
 
 ## Checked
 
@@ -221,7 +226,7 @@ def executorch_readme(loaded: LoadedModel, manifest: dict[str, Any]) -> str:
     states = len(methods["predict"]["inputs"]) - 1
     encoder = loaded.model.encoder
     penalty = manifest["constants"]["blank_penalty"]
-    return f"""# {loaded.folder.name} as an ExecuTorch program
+    return f"""# {name_of(loaded)} as an ExecuTorch program
 
 Encoder step, predictor and joiner of a streaming transducer as methods of one program, on XNNPACK: Android, iOS, Linux.
 {_numbers(loaded)}
@@ -280,7 +285,7 @@ for window, count in windows:                                # features (1, {enc
 
 At an endpoint nothing has to be done: the state lives on, the text begins anew. Each stream has its own states; streams
 share the program by turns.
-
+{_endpoint(loaded)}
 ## C++ (Linux, Android with the NDK)
 
 ```cpp
@@ -318,6 +323,20 @@ let out: [Value] = try program.execute("encode", [window, cache, past])
 audio: `asr verify FOLDER --manifest MANIFEST`, whose result is then in `manifest.json`. The
 program was written by the versions of `manifest.json`; no phone has run it here.
 """
+
+
+def name_of(loaded: LoadedModel) -> str:
+    """The model's name: its folder's."""
+    return loaded.folder.resolve().name
+
+
+def _endpoint(loaded: LoadedModel) -> str:
+    if loaded.tokenizer.endpoint_id is None:
+        return ""
+    return (
+        f"\nSymbol {loaded.tokenizer.endpoint_id}, `<eou>`, is the model's endpoint token: it ends the word and the segment, and is "
+        "no text.\n"
+    )
 
 
 def _arguments(entries: list[dict[str, Any]]) -> str:

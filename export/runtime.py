@@ -47,6 +47,10 @@ class Stream(Protocol):
     def ready(self) -> bool:
         """Whether a chunk can be decoded."""
 
+    @property
+    def decoded(self) -> int:
+        """Encoder frames (40 ms) decoded so far."""
+
     def accept(self, pcm: np.ndarray) -> None:
         """Take (S,) float32 samples at 16 kHz; nothing is decoded."""
 
@@ -78,27 +82,50 @@ def drain(runtime: Runtime, streams: list[Stream]) -> None:
         runtime.step(ready)
 
 
-def alone(runtime: Runtime, audio: np.ndarray, blocks: list[int], times: list[float] | None = None) -> Result:
+@dataclass
+class Clock:
+    """Times of streams.
+
+    Attributes:
+        chunks: seconds from the arrival of a block to its symbols, of the blocks in which something was decoded.
+        busy: seconds of all calls, the end of the audio included.
+        audio: seconds of audio they were for.
+    """
+
+    chunks: list[float] = field(default_factory=list)
+    busy: float = 0.0
+    audio: float = 0.0
+
+
+def alone(runtime: Runtime, audio: np.ndarray, blocks: list[int], clock: Clock | None = None) -> Result:
     """One stream.
 
     Args:
-        audio: (S,) samples.
+        audio: (S,) samples at 16 kHz.
         blocks: sizes of the blocks, used again and again.
-        times: collects the seconds each whole block took from arrival to its symbols.
+        clock: collects the times.
     """
+    clock = clock or Clock()
     stream: Stream = runtime.open()
     at = turn = 0
     while at < len(audio):
         size = blocks[turn % len(blocks)]
+        before = stream.decoded
         began = time.perf_counter()
         stream.accept(audio[at : at + size])
         drain(runtime, [stream])
-        if times is not None and at + size <= len(audio):
-            times.append(time.perf_counter() - began)
+        seconds = time.perf_counter() - began
+        clock.busy += seconds
+        if stream.decoded > before:
+            clock.chunks.append(seconds)
         at, turn = at + size, turn + 1
+    began = time.perf_counter()
     stream.finish()
     drain(runtime, [stream])
-    return stream.result()
+    result = stream.result()
+    clock.busy += time.perf_counter() - began
+    clock.audio += len(audio) / 16000
+    return result
 
 
 def live(runtime: Runtime, audio: np.ndarray, block: int, waits: list[float]) -> Result:

@@ -31,7 +31,7 @@ from asr.models.folder import LoadedModel
 from asr.models.predictor import StatelessPredictor
 from asr.models.transducer import Transducer
 from asr.tokens import BLANK, BLANK_PIECE, TABLE_FILE, Tokenizer
-from export.bundle import Progress, recommended_blank_penalty, silent, write_bundle
+from export.bundle import Progress, silent, write_bundle
 from export.history import DEFAULT_CONTEXT, ExportedDecoder, start_tokens
 from export.quantize import check_float_layers, float_weights, quantize_onnx
 from export.readme import sherpa_readme
@@ -43,6 +43,7 @@ OPSET = 17
 LARGEST_IR = 8  # the newest file version every mobile build of ONNX Runtime reads
 PARTS = ("encoder", "decoder", "joiner")
 HOTWORDS_FILE, CONFIG_FILE = "bpe.vocab", "config.json"
+LONGEST_CONTEXT = 512  # tokens; the decoder runs them all at every symbol
 TOLERANCE = 1e-4  # ONNX Runtime against torch, on values around 1
 
 
@@ -154,15 +155,17 @@ def cache_rows(encoder: Emformer) -> int:
 
 def pack(state: EmformerState) -> Tensor:
     """The state without its counter as (L, N, C, D): the rows of memory; what keys and then values hold, as it is."""
-    layers, _, m, dim = state.memory.shape
-    parts = [part.reshape(layers, -1, state.keys.size(3), dim) for part in (state.keys, state.values)]
-    return torch.cat([state.memory, *parts] if m > 0 else parts, dim=2)
+    layers, n, m, dim = state.memory.shape
+    parts = [state.memory] if m > 0 else []
+    if state.keys.size(3) > 0:
+        parts += [part.reshape(layers, n, state.keys.size(3), dim) for part in (state.keys, state.values)]
+    return torch.cat(parts, dim=2)
 
 
 def unpack(cache: Tensor, past: Tensor, encoder: Emformer) -> EmformerState:
     """(L, N, C, D) and counter (N,) -> the state of `Emformer.step`."""
     m, left = encoder.memory_size, encoder.left_context
-    shape = (encoder.num_layers, -1, encoder.heads, left, encoder.dim // encoder.heads)
+    shape = (encoder.num_layers, cache.size(1), encoder.heads, left, encoder.dim // encoder.heads)
     keys, values = cache[:, :, m : m + left].reshape(shape), cache[:, :, m + left :].reshape(shape)
     return EmformerState(cache[:, :, :m], keys, values, past)
 
@@ -175,6 +178,7 @@ def export_sherpa(
     quantize: str = "int8",
     context: int = DEFAULT_CONTEXT,
     float_layers: Sequence[str] = (),
+    blank_penalty: float = 0.0,
     progress: Progress = silent,
 ) -> dict[str, Any]:
     """Write an export folder for sherpa-onnx.
@@ -186,6 +190,7 @@ def export_sherpa(
         quantize: "int8" writes `*.int8.onnx` beside the float files, "none" does not.
         context: tokens an LSTM predictor sees (a stateless one has its own number).
         float_layers: names, or parts of names, of linear layers that stay float in the int8 files.
+        blank_penalty: what the files hold for applications, as in `Recognizer`.
         progress: told what is being done.
 
     Returns:
@@ -228,7 +233,7 @@ def export_sherpa(
                 quantize_onnx(new / f"{part}.onnx", new / f"{part}.int8.onnx", kept)
         (new / TABLE_FILE).write_text(loaded.tokenizer.table(), "utf-8")
         (new / HOTWORDS_FILE).write_text(hotwords_vocabulary(loaded.tokenizer), "utf-8")
-        settings = runtime_settings(loaded, contract, context)
+        settings = runtime_settings(loaded, contract, context, blank_penalty)
         (new / CONFIG_FILE).write_text(json.dumps(settings, indent=2) + "\n", "utf-8")
         progress("loading the files in sherpa-onnx")
         manifest = {
@@ -236,6 +241,7 @@ def export_sherpa(
             "context_size": context,
             "precisions": ["fp32", "int8"] if quantize == "int8" else ["fp32"],
             "float_layers": list(float_layers),
+            "blank_penalty": blank_penalty,
             "onnx": {"opset": OPSET, "ir_version": LARGEST_IR},
             "verified": {
                 "onnxruntime_fp32_largest_difference": difference,
@@ -276,8 +282,10 @@ def check_exportable(loaded: LoadedModel, contract: str, context: int) -> None:
             f"the {contract} contract carries left context or memory, this model has neither: "
             "train one with encoder.left_context_ms > 0"
         )
-    if context < 2 and not isinstance(model.predictor, StatelessPredictor):
-        raise UserError(f"--context must be at least 2 tokens for an LSTM predictor, not {context}")
+    if not 2 <= context <= LONGEST_CONTEXT and not isinstance(model.predictor, StatelessPredictor):
+        raise UserError(
+            f"--context must be 2 to {LONGEST_CONTEXT} tokens for an LSTM predictor, not {context}"
+        )
 
 
 def require(*packages: str) -> None:
@@ -447,7 +455,9 @@ def hotwords_vocabulary(tokenizer: Tokenizer) -> str:
     return "".join(f"{piece}\t{pieces.GetScore(i):g}\n" for i, piece in enumerate(tokenizer.pieces))
 
 
-def runtime_settings(loaded: LoadedModel, contract: str, context: int) -> dict[str, Any]:
+def runtime_settings(
+    loaded: LoadedModel, contract: str, context: int, blank_penalty: float
+) -> dict[str, Any]:
     """config.json: what an application sets, and the zeros it has to append at the end of the audio."""
     encoder = loaded.model.encoder
     return {
@@ -455,7 +465,7 @@ def runtime_settings(loaded: LoadedModel, contract: str, context: int) -> dict[s
         "feature_dim": loaded.model.config.encoder.input_dim,
         "model_type": contract,
         "decoding_method": "greedy_search",
-        "blank_penalty": recommended_blank_penalty(loaded),
+        "blank_penalty": blank_penalty,
         "modeling_unit": "bpe",
         "context_size": context,
         "window_frames": encoder.window_frames,

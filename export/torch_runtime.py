@@ -70,6 +70,11 @@ class SymbolSession(Session):
 
     _kept: Result | None = None
 
+    @property
+    def decoded(self) -> int:
+        """Encoder frames decoded so far."""
+        return self.result().decoded
+
     def accept(self, pcm: np.ndarray, rate: int = 16000) -> list[Event]:
         """Take samples; the ladder decodes."""
         self.feed(pcm, rate)

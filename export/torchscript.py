@@ -1,7 +1,7 @@
 """One self-contained TorchScript file: PCM in, symbols and their times out, and doors below for decoders of one's own.
 
 The state is explicit: every method takes it and returns the next one, and the caller hands it back unopened (an
-``IValue`` in C++, Java and Swift). One loaded file then serves any number of streams, and a stream can be copied or
+``IValue`` in C++). One loaded file then serves any number of streams, and a stream can be copied or
 stopped by keeping or dropping its state. Features, normalisation, encoder, predictor and joiner are the model's own
 modules, scripted; only the greedy loop is written again, in the words TorchScript has, after `asr.decoding.greedy`.
 
@@ -20,12 +20,12 @@ import torch
 from torch import Tensor, nn
 
 from asr.errors import UserError
-from asr.features import Fbank, FbankState
+from asr.features import NUM_MEL_BINS, Fbank, FbankState
 from asr.models.emformer import EmformerState
 from asr.models.folder import LoadedModel, streaming_numbers
 from asr.models.predictor import LSTMPredictor, LSTMState, StatelessPredictor, StatelessState
 from asr.models.transducer import Transducer
-from export.bundle import Progress, recommended_blank_penalty, silent, write_bundle
+from export.bundle import Progress, silent, write_bundle
 from export.quantize import check_float_layers, quantize_torch
 from export.readme import torchscript_readme
 
@@ -298,6 +298,7 @@ def export_torchscript(
     *,
     quantize: str = "int8",
     float_layers: Sequence[str] = (),
+    blank_penalty: float = 0.0,
     progress: Progress = silent,
 ) -> dict[str, Any]:
     """Write an export folder with one file a precision.
@@ -307,6 +308,7 @@ def export_torchscript(
         folder: the folder to make.
         quantize: "int8" writes ``model.int8.pt`` beside ``model.pt``, "none" does not.
         float_layers: names, or parts of names, of linear layers that stay float in the int8 files.
+        blank_penalty: what the files hold for applications, as in `Recognizer`.
         progress: told what is being done.
 
     Returns:
@@ -319,10 +321,9 @@ def export_torchscript(
     precisions = ["fp32", "int8"] if quantize == "int8" else ["fp32"]
     if quantize == "int8":
         use_engine()
-    penalty = recommended_blank_penalty(loaded)
 
     def fill(new: Path) -> dict[str, Any]:
-        settings = {**streaming_numbers(loaded.model.config), "blank_penalty": penalty}
+        settings = {**streaming_numbers(loaded.model.config), "blank_penalty": blank_penalty}
         difference = 0.0
         for precision in precisions:
             progress(f"scripting the {precision} program")
@@ -330,7 +331,7 @@ def export_torchscript(
             program = StreamingTransducer(
                 model,
                 Fbank(loaded.features),
-                penalty,
+                blank_penalty,
                 loaded.tokenizer.pieces,
             )
             path = new / file_name(precision)
@@ -340,13 +341,16 @@ def export_torchscript(
                 scripted = (
                     pack_linear_layers(scripted, [*DOORS, *NUMBERS]) if precision == "fp32" else scripted
                 )
-                scripted.save(str(path), _extra_files={"config.json": json.dumps(settings)})
-                difference = (
-                    max(difference, check_program(path, program)) if precision == "fp32" else difference
-                )
+                # Through a buffer: torch aborts the whole process when its own writing fails, on a full disk for one.
+                path.write_bytes(scripted.save_to_buffer(_extra_files={"config.json": json.dumps(settings)}))
+                if precision == "fp32":
+                    difference = check_program(path, program)
+                else:
+                    check_runs(path)
         manifest = {
             "precisions": precisions,
             "float_layers": list(float_layers),
+            "blank_penalty": blank_penalty,
             "verified": {
                 "fp32_largest_difference": difference,
                 "how": "the file as loaded again against the model in torch, 8 chunks of 3 streams",
@@ -399,6 +403,18 @@ def use_engine(name: str | None = None) -> None:
     if not known:
         raise UserError("this torch was built without an int8 engine: export with --quantize none")
     torch.backends.quantized.engine = name or known[0]
+
+
+def check_runs(path: Path) -> None:
+    """Send noise through a program; UserError if the file does not give numbers."""
+    loaded = torch.jit.load(str(path))
+    with torch.no_grad():
+        features = torch.randn(1, loaded.window_frames, NUM_MEL_BINS)
+        encoded, _ = loaded.encode(features, loaded.initial_encoder_state(1))
+        pcm = 0.1 * torch.randn(1, 16000)
+        symbols, _ = loaded.finish(loaded.accept(pcm, loaded.initial_state(1))[1])
+    if not bool(torch.isfinite(encoded).all()) or not bool(torch.isfinite(symbols.log_probs).all()):
+        raise UserError(f"{path.name} gives NaN or infinity: this is a bug of the export")
 
 
 def check_program(path: Path, program: StreamingTransducer) -> float:

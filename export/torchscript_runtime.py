@@ -78,6 +78,11 @@ class PcmStream:
         self.state = self.program.initial_state(1)
         self.found = Result()
 
+    @property
+    def decoded(self) -> int:
+        """Encoder frames decoded so far."""
+        return self.found.decoded
+
     @torch.inference_mode()
     def accept(self, pcm: np.ndarray) -> None:
         """(S,) samples."""

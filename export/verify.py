@@ -8,7 +8,8 @@ case is:
 - ``batch``: three utterances of different ages as one batch (interleaved, in a runtime without a batch axis);
 - ``silence``: zeros alone;
 - ``end``: utterances cut 50 ms after the last speech, so that the last word stands or falls with the final padding;
-- ``reset``: an endpoint's reset in the middle.
+- ``reset``: an endpoint's reset in the middle, in runtimes that know one (in the others the state lives on, and there is
+  nothing to call).
 
 sherpa-onnx decodes whole windows only, so an application appends zeros at the end; its reference is torch on the same
 audio with the same zeros, up to the last frame the runtime decoded, which must lie beyond the audio.
@@ -18,7 +19,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -31,8 +32,9 @@ from asr.models.folder import LoadedModel, load_model
 from asr.models.predictor import StatelessPredictor
 from asr.pretrained import resolve
 from asr.scoring.manifest import Item
+from asr.scoring.wer import WerResult
 from asr.streaming.sources import Source
-from export.bundle import MANIFEST, describe_model, read_manifest, record_words
+from export.bundle import MANIFEST, Progress, describe_model, read_manifest, record_words, silent
 from export.cases import Case, make_cases, torch_case
 from export.ladder import (
     Ladder,
@@ -40,11 +42,12 @@ from export.ladder import (
     check_reach,
     compare,
     compare_int8,
+    compare_words,
     figures,
     note_ends,
     note_history,
     results,
-    wer,
+    scored,
 )
 from export.pte import TARGET as EXECUTORCH
 from export.runtime import Result
@@ -65,7 +68,11 @@ def find_exports(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
     Raises:
         UserError: none, or a damaged one.
     """
-    if not folder.is_dir():
+    try:
+        found = folder.is_dir()
+    except OSError:  # a name that is too long
+        found = False
+    if not found:
         raise UserError(f"no such export folder: {folder}")
     if (folder / MANIFEST).is_file():
         return [(folder, read_manifest(folder))]
@@ -87,10 +94,17 @@ def find_model(exports: Sequence[tuple[Path, dict[str, Any]]], model: str | None
     except UserError as error:
         hint = "" if model else " (say where the exported model is with --model)"
         raise UserError(f"{error}{hint}") from None
-    weights = describe_model(loaded)["weights_sha256"]
+    known = describe_model(loaded)
     for path, manifest in exports:
-        if manifest["model"]["weights_sha256"] != weights:
-            raise UserError(f"{path} was made of other weights than {loaded.folder} has: export it again")
+        for part, what in (
+            ("weights", "weights"),
+            ("config", "settings (config.yaml)"),
+            ("tokens", "tokens"),
+        ):
+            if manifest["model"][f"{part}_sha256"] != known[f"{part}_sha256"]:
+                raise UserError(
+                    f"{path} was made with other {what} than {loaded.folder} has: export it again"
+                )
     return loaded
 
 
@@ -99,7 +113,7 @@ def verify(
     items: Sequence[Item],
     *,
     model: str | None = None,
-    progress: Callable[[str], None] | None = None,
+    progress: Progress | None = None,
 ) -> Ladder:
     """Run the ladder; each export's manifest then holds what it gave.
 
@@ -124,8 +138,7 @@ def verify(
     with tempfile.TemporaryDirectory(prefix="asr-verify-") as place:
         block = loaded.model.encoder.chunk_frames * FRAME_SHIFT
         cases = make_cases(audio, Path(place) / AUDIO_FILE, block)
-        penalty = exports[0][1]["model"]["blank_penalty"]
-        bench = _Bench(Path(place), block, penalty, progress or (lambda what: None))
+        bench = _Bench(Path(place), block, progress or silent)
         climb = _Climb(loaded, cases, [item.text for item in items], bench)
         climb.torch()
         parts = []
@@ -135,7 +148,7 @@ def verify(
             parts.append((path, climb.rows[first:]))
     seconds = sum(map(len, audio)) / SAMPLE_RATE
     for path, rows in parts:
-        ladder = Ladder(rows, len(audio), seconds)
+        ladder = Ladder([*climb.rows[:2], *rows], len(audio), seconds)
         if not record_words(path, {"date": date.today().isoformat(), **ladder.to_dict()}):
             rows[0].notes.append(f"{path} cannot be written: its manifest does not hold this result")
     return Ladder(climb.rows, len(audio), seconds)
@@ -150,15 +163,15 @@ class _Climb:
         self.texts = texts
         self.bench = bench
         self.rows: list[Row] = []
-        self._references: dict[tuple[int | None, int], dict[str, Any]] = {}
+        self._references: dict[tuple[int | None, int, float], dict[str, Any]] = {}
 
     def torch(self) -> None:
         """Whole utterances against sessions."""
         jobs = [torch_case(case, 0, streaming=False) for case in self.cases]
-        offline = self._run_torch(None, jobs, "torch offline")
+        offline = self._run_torch(None, jobs, "torch offline", 0.0)
         row = Row("torch offline", figures=figures(offline, None, timed=False))
         row.wer = self._wer(offline)
-        streaming = self._reference(None, 0)
+        streaming = self._reference(None, 0, 0.0)
         size = sum(file.stat().st_size for file in self.loaded.folder.iterdir() if file.is_file())
         self.rows = [row, Row("torch streaming", figures=figures(streaming, size))]
         self.rows[1].wer = self._wer(streaming)
@@ -171,8 +184,11 @@ class _Climb:
         stateless = isinstance(self.loaded.model.predictor, StatelessPredictor)
         context = manifest["context_size"] if sherpa and not stateless else None
         tail = tail_padding(self.loaded.model.encoder) if sherpa else 0
-        expected = self._reference(context, tail)
+        penalty = float(manifest["blank_penalty"])
+        expected = self._reference(context, tail, penalty)
         name = f"{manifest['target']} {manifest.get('contract', '')}".strip()
+        if any(row.name.startswith(f"{name} fp32") for row in self.rows):
+            name = f"{name} ({path.name})"
         floats = None
         for precision in manifest["precisions"]:
             several = manifest["target"] == TORCHSCRIPT and precision == "int8"
@@ -181,67 +197,77 @@ class _Climb:
                 self.rows.append(row)
                 job = {"runtime": manifest["target"], "folder": str(path), "precision": precision}
                 try:
-                    done = self.bench.run(job | {"engine": engine, "cases": self.cases}, row.name)
+                    done = self.bench.run(
+                        job | {"engine": engine, "cases": self.cases, "blank_penalty": None}, row.name
+                    )
                 except WorkerFailure as error:
                     row.problems.append(f"load: {row.name} does not run: {error}")
                     continue
                 row.figures = figures(done, network_bytes(manifest, precision))
                 row.wer = self._wer(done)
                 check_reach(row, self.cases, done["results"])
+                if not done["resets"]:
+                    row.skipped = ("reset",)
                 if precision == "int8":
-                    compare_int8(row, self.cases, done["results"], floats or expected)
+                    plain = floats or expected
+                    compare_int8(row, self.cases, done["results"], plain["results"])
+                    compare_words(row, self._score(done), self._score(plain))
                     continue
                 compare(row, self.cases, done["results"], expected["results"], "torch")
-                floats = done | {"wer": row.wer}
+                floats = done
                 if sherpa:
-                    plain = self._reference(context, 0)
+                    plain = self._reference(context, 0, penalty)
                     note_ends(row, self.cases, done["results"], plain["results"])
                     if context is not None:
-                        note_history(row, context, self._over_context(context))
+                        note_history(row, context, self._over_context(context, penalty))
 
-    def _reference(self, context: int | None, tail: int) -> dict[str, Any]:
+    def _reference(self, context: int | None, tail: int, penalty: float) -> dict[str, Any]:
         """Torch sessions; ``context``: tokens the predictor sees, None: all; ``tail``: zero samples appended."""
-        if (context, tail) not in self._references:
+        if (context, tail, penalty) not in self._references:
             jobs = [torch_case(case, tail) for case in self.cases]
             what = "torch streaming" + (f", {context} tokens of context" if context else "")
-            done = self._run_torch(context, jobs, f"{what}, {tail} zeros appended" if tail else what)
-            self._references[context, tail] = done | {"wer": self._wer(done)}
-        return self._references[context, tail]
+            done = self._run_torch(context, jobs, f"{what}, {tail} zeros appended" if tail else what, penalty)
+            self._references[context, tail, penalty] = done
+        return self._references[context, tail, penalty]
 
-    def _run_torch(self, context: int | None, cases: list[Case], what: str) -> dict[str, Any]:
+    def _run_torch(self, context: int | None, cases: list[Case], what: str, penalty: float) -> dict[str, Any]:
         job = {"runtime": "torch", "folder": str(self.loaded.folder), "context": context, "cases": cases}
         try:
-            return self.bench.run(job, what)
+            return self.bench.run(job | {"blank_penalty": penalty}, what)
         except WorkerFailure as error:
             raise UserError(f"the model itself does not run in torch: {error}") from None
 
-    def _over_context(self, context: int) -> dict[str, float]:
+    def _over_context(self, context: int, penalty: float) -> dict[str, float]:
         """WER of offline torch by the number of tokens the predictor sees."""
         contexts = [*sorted({*CONTEXTS, context}), None]
         parts = [case["parts"][0] for case in self.cases if case["rung"] == "words"]
         job = [{"rung": "words", "kind": "contexts", "parts": parts, "contexts": contexts}]
         found = [
-            Result(**r) for r in self._run_torch(None, job, "torch, fewer tokens of context")["results"][0]
+            Result(**r)
+            for r in self._run_torch(None, job, "torch, fewer tokens of context", penalty)["results"][0]
         ]
         rates = {}
         for i, tokens in enumerate(contexts):
-            rate = wer(self.loaded, self.texts, found[i * len(parts) : (i + 1) * len(parts)])
-            if rate is not None:
-                rates["all" if tokens is None else str(tokens)] = rate
+            score = scored(self.loaded, self.texts, found[i * len(parts) : (i + 1) * len(parts)])
+            if score is not None:
+                rates["all" if tokens is None else str(tokens)] = round(score.wer, 4)
         return rates
 
+    def _score(self, done: dict[str, Any]) -> WerResult | None:
+        return scored(self.loaded, self.texts, [r[0] for r in results(self.cases, done["results"], "words")])
+
     def _wer(self, done: dict[str, Any]) -> float | None:
-        return wer(self.loaded, self.texts, [r[0] for r in results(self.cases, done["results"], "words")])
+        score = self._score(done)
+        return None if score is None else round(score.wer, 4)
 
 
 class _Bench:
     """Runs jobs in processes of their own, one after another, on one thread."""
 
-    def __init__(self, place: Path, block: int, blank_penalty: float, progress: Callable[[str], None]):
+    def __init__(self, place: Path, block: int, progress: Progress):
         self.place = place
         self.common = {
             "block": block,
-            "blank_penalty": blank_penalty,
             "audio": str(place / AUDIO_FILE),
         }
         self.progress = progress

@@ -30,6 +30,11 @@ class WindowStream:
         """Whether a whole window is there, or the end."""
         return self.features.size(0) >= (1 if self.ended else self.window)
 
+    @property
+    def decoded(self) -> int:
+        """Encoder frames decoded so far."""
+        return self.found.decoded
+
     def accept(self, pcm: np.ndarray) -> None:
         """(S,) samples."""
         self.features = torch.cat([self.features, self.fbank.accept(torch.from_numpy(pcm))])

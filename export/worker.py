@@ -1,4 +1,4 @@
-"""One rung of the ladder in a process of its own: ``python -m export.worker JOB``, result as JSON in ``JOB.out``.
+"""One rung of the ladder in a process of its own; result as JSON in ``JOB.out``.
 
 Its memory, load time and speed are then those of one runtime, and a runtime that crashes does not take the ladder with
 it.
@@ -18,35 +18,51 @@ from typing import Any
 import numpy as np
 
 from asr.memory import keep_freed_memory
-from export.runtime import Result, Runtime, alone, interrupted, live, ragged
+from export.runtime import Clock, Result, Runtime, alone, interrupted, live, ragged
 
-WARM_UP_BLOCKS = 10
+WARM_UP_STREAMS = 2  # of a second of silence
+
+
+# Not -m: that puts the user's folder on the path, whatever modules lie there.
+_START = "import sys; sys.path[:] = filter(None, sys.path); from export.worker import main; sys.exit(main())"
 
 
 class WorkerFailure(Exception):
     """A runtime that ended without results; the message says how."""
 
 
-def load(job: dict[str, Any]) -> Runtime:
-    """The runtime a job asks for."""
+def load(job: dict[str, Any]) -> tuple[Runtime, float]:
+    """The runtime a job asks for, and the seconds its loading took, the libraries it needs being there already."""
+    began = time.perf_counter()
+    folder, penalty = Path(job["folder"]), job["blank_penalty"]
     if job["runtime"] == "sherpa-onnx":
+        import sherpa_onnx  # noqa: F401
+
         from export.sherpa_runtime import SherpaRuntime
 
-        return SherpaRuntime(Path(job["folder"]), job["precision"], job["blank_penalty"])
+        began = time.perf_counter()
+        return SherpaRuntime(folder, job["precision"], penalty), time.perf_counter() - began
     import torch
 
     torch.set_num_threads(1)
     if job["runtime"] == "torchscript":
         from export.torchscript_runtime import TorchScriptRuntime
 
-        return TorchScriptRuntime(Path(job["folder"]), job["precision"], job["blank_penalty"], job["engine"])
-    if job["runtime"] == "executorch":
+        began = time.perf_counter()
+        runtime: Runtime = TorchScriptRuntime(folder, job["precision"], penalty, job["engine"])
+    elif job["runtime"] == "executorch":
+        from executorch.runtime import Runtime as _  # noqa: F401
+
         from export.pte_runtime import ExecutorchRuntime
 
-        return ExecutorchRuntime(Path(job["folder"]), job["precision"], job["blank_penalty"])
-    from export.torch_runtime import TorchRuntime
+        began = time.perf_counter()
+        runtime = ExecutorchRuntime(folder, job["precision"], penalty)
+    else:
+        from export.torch_runtime import TorchRuntime
 
-    return TorchRuntime(job["folder"], job["context"], job["blank_penalty"])
+        began = time.perf_counter()
+        runtime = TorchRuntime(job["folder"], job["context"], penalty)
+    return runtime, time.perf_counter() - began
 
 
 def run(job: dict[str, Any]) -> dict[str, Any]:
@@ -59,10 +75,11 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     ``contexts``, whose results follow each other).
     ``finish_ms``: how long the last words of every live stream took.
     """
-    began = time.perf_counter()
-    runtime = load(job)
-    seconds = time.perf_counter() - began
-    times: list[float] = []
+    runtime, seconds = load(job)
+    clock = Clock()
+    if any(case.get("timed") for case in job["cases"]):
+        for _ in range(WARM_UP_STREAMS):  # the first calls of a program plan and allocate
+            alone(runtime, np.zeros(16000, np.float32), [job["block"]])
     waits: list[float] = []
     results: list[list[dict[str, Any]]] = []
     for case in job["cases"]:
@@ -81,14 +98,14 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
             found = sum(runtime.over_contexts(audio, case["contexts"]), [])  # type: ignore[attr-defined]
         else:
             blocks = case.get("blocks") or [job["block"]]
-            found = [alone(runtime, part, blocks, times if case.get("timed") else None) for part in audio]
+            found = [alone(runtime, part, blocks, clock if case.get("timed") else None) for part in audio]
         results.append([dataclasses.asdict(result) for result in found])
-    steady = np.array(times[WARM_UP_BLOCKS:] or times or [0.0])
-    p50, p99 = np.percentile(steady, [50, 99])
+    p50, p99 = np.percentile(clock.chunks or [0.0], [50, 99])
     return {
         "results": results,
         "load_seconds": seconds,
-        "rtf": float(steady.mean()) / (job["block"] / 16000),
+        "rtf": clock.busy / clock.audio if clock.audio else 0.0,
+        "resets": runtime.resets,
         "chunk_p50_ms": 1000 * float(p50),
         "chunk_p99_ms": 1000 * float(p99),
         "finish_ms": [1000 * seconds for seconds in waits],
@@ -118,7 +135,7 @@ def run_worker(job: Path) -> dict[str, Any]:
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}
     done = subprocess.run(
-        [sys.executable, "-m", "export.worker", str(job)],
+        [sys.executable, "-c", _START, str(job)],
         env=environment,
         capture_output=True,
         text=True,

@@ -1,7 +1,7 @@
 """Streaming states as plain trees of tensors: find the batch axis once, then pick, stack and write streams.
 
 A state is a tensor or a (named) tuple of states. Every tensor has exactly one batch axis, not always axis 0: the
-encoder's left context is (L, N, LC, D), its counter (N,). Which axis it is follows from two shapes of the same
+encoder's left context is (L, N, H, LC, D/H), its counter (N,). Which axis it is follows from two shapes of the same
 state, so that every module with an ``initial_state(batch)`` can be batched without declaring anything.
 """
 

@@ -26,9 +26,14 @@ def resolve(name_or_folder: str | os.PathLike[str]) -> Path:
     if not isinstance(name_or_folder, (str, os.PathLike)):
         raise UserError(f"a model is a name or a folder, not a {type(name_or_folder).__name__}")
     text = os.fspath(name_or_folder)
+    if not text:
+        raise UserError("the model's name is empty")
     folder = Path(text)
-    if (folder / CONFIG).is_file():
-        return folder
+    try:
+        if (folder / CONFIG).is_file():
+            return folder
+    except OSError as error:  # a name that is too long
+        raise UserError(f"cannot read a model folder {text!r}: {error.strerror or error}") from None
     names = list_pretrained()
     if text in names:
         return HERE / text

@@ -11,8 +11,13 @@
 #include <algorithm>
 #include <cstdio>
 #include <exception>
+#include <stdexcept>
 #include <string>
 #include <vector>
+
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 
 #include "wav.h"
 
@@ -21,6 +26,7 @@ namespace {
 constexpr unsigned kRate = 16000;                    // samples a second
 constexpr size_t kBlock = 2560;                      // samples handed over at once
 constexpr double kFrame = 0.04;                      // seconds of an encoder frame
+const std::string kEndpoint = "<eou>";
 const std::string kSpace = "\xE2\x96\x81";           // U+2581: a piece that begins with it begins a word
 
 // Puts pieces together to words and prints them.
@@ -34,6 +40,10 @@ class Words {
     const at::Tensor tokens = parts[0].toTensor(), frames = parts[1].toTensor();
     for (int64_t i = 0; i < tokens.size(0); ++i) {
       const std::string& piece = pieces_.at(tokens.const_data_ptr<int64_t>()[i]);
+      if (piece == kEndpoint) {  // ends the word and is none itself
+        flush();
+        continue;
+      }
       const double time = frames.const_data_ptr<int64_t>()[i] * kFrame;
       const bool begins = piece.rfind(kSpace, 0) == 0;
       if (begins) flush();
@@ -61,6 +71,7 @@ class Words {
 
 void run(const std::string& model, const std::string& recording) {
   std::vector<float> samples = read_wav(recording, kRate);
+  if (samples.empty()) throw std::runtime_error(recording + ": there is no audio in it");
   c10::InferenceMode guard;
   at::set_num_threads(1);  // the products of one chunk are too small to share
   torch::jit::Module program = torch::jit::load(model);
@@ -88,6 +99,11 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "usage: stream_wav MODEL.pt RECORDING.wav\n");
     return 2;
   }
+#ifdef __GLIBC__
+  // Every step replaces a state of megabytes: keep what is freed instead of asking the system for pages again.
+  mallopt(M_TRIM_THRESHOLD, 256 << 20);
+  mallopt(M_MMAP_THRESHOLD, 32 << 20);
+#endif
   try {
     run(argv[1], argv[2]);
   } catch (const std::exception& error) {

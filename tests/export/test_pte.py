@@ -48,9 +48,8 @@ def place(tmp_path_factory):
         model.encoder.mean.copy_(toy_model().encoder.mean)
         model.encoder.istd.copy_(toy_model().encoder.istd)
         model.joiner.output.weight *= 12.0
-    extra = {"blank_penalty": PENALTY}
-    save_model(folder / "model", model, toy_tokenizer(), FeatureConfig(), "# A random model\n", extra)
-    export_executorch(load_model(folder / "model"), folder / "out")
+    save_model(folder / "model", model, toy_tokenizer(), FeatureConfig(), "# A random model\n")
+    export_executorch(load_model(folder / "model"), folder / "out", blank_penalty=PENALTY)
     return folder
 
 

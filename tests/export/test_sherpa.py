@@ -258,7 +258,7 @@ def test_refuses_what_the_runtime_cannot_carry(models, tmp_path):
     out = tmp_path / "out"
     with pytest.raises(UserError, match="'zipformer' is not built: choose one of conformer, lstm"):
         export_sherpa(loaded, out, contract="zipformer")
-    with pytest.raises(UserError, match="--context must be at least 2"):
+    with pytest.raises(UserError, match="--context must be 2 to 512"):
         export_sherpa(loaded, out, context=1)
     other = dataclasses.replace(loaded, features=FeatureConfig("torchaudio_rnnt"))
     with pytest.raises(UserError, match="kaldi features only"):
