@@ -230,8 +230,12 @@ def _read_config(config: dict[str, Any], path: Path) -> tuple[ModelConfig, Featu
         raise UserError(
             f"{file}: the encoder takes {model_config.encoder.input_dim} features, there are {NUM_MEL_BINS}"
         )
-    if "streaming" in config and config["streaming"] != streaming_numbers(model_config):
-        raise UserError(f"{file}: the streaming numbers do not agree with the architecture")
+    known = streaming_numbers(model_config)
+    if "streaming" in config and config["streaming"] != known:
+        found = config["streaming"] if isinstance(config["streaming"], dict) else {}
+        name = next((name for name in known if found.get(name) != known[name]), None)
+        which = f" ({name} is {found.get(name)}, the architecture has {known[name]})" if name else ""
+        raise UserError(f"{file}: the streaming numbers do not agree with the architecture{which}")
     return model_config, features
 
 

@@ -302,6 +302,28 @@ def test_bad_input_of_export(place, tmp_path, capsys):
     assert not (out / "model.int8.pt").exists()
 
 
+def test_models_that_no_contract_carries(place, tmp_path, capsys):
+    """Frames of other than 40 ms, and a blank that is not symbol 0."""
+    import sentencepiece
+
+    model = tmp_path / "frames"
+    shutil.copytree(place / "model", model)
+    settings = (model / "config.yaml").read_text()
+    assert "encoder_frame_ms: 40" in settings
+    (model / "config.yaml").write_text(settings.replace("encoder_frame_ms: 40", "encoder_frame_ms: 80"))
+    for target in ("sherpa-onnx", "torchscript", "executorch"):
+        assert "80" in refused(capsys, "export", model, "--to", target, "--out", tmp_path / "out")
+    model = tmp_path / "blank"
+    shutil.copytree(place / "model", model)
+    sentencepiece.SentencePieceTrainer.Train(
+        sentence_iterator=iter(["one two three"] * 9), model_prefix=str(tmp_path / "other"),
+        vocab_size=16, hard_vocab_limit=False, minloglevel=2,
+    )  # fmt: skip
+    shutil.copy(tmp_path / "other.model", model / "tokens.model")
+    assert "<blk>" in refused(capsys, "export", model, "--to", "sherpa-onnx", "--out", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_bad_input_of_verify(place, tmp_path, capsys):
     export = place / "out" / "pt"
     audio = ["--audio", place / "a0.wav"]
