@@ -45,6 +45,7 @@ from asr.streaming.sources import Source
 from asr.tokens import Tokenizer
 from export.bundle import describe_model
 from export.bundle import read_manifest as read_export
+from export.cli import exporter
 from export.verify import network_bytes
 from export.worker import memory_mb, run_worker
 
@@ -168,7 +169,7 @@ def prepare(options, work: Path) -> tuple[Path, dict[str, dict]]:
         folder = work / target
         if not folder.is_dir():
             say(f"exporting to {target}")
-            export(load_model(model), target, folder)
+            exporter(target)(load_model(model), folder, progress=say)
         manifests[target] = read_export(folder)
         if (
             manifests[target]["model"]["weights_sha256"]
@@ -176,17 +177,6 @@ def prepare(options, work: Path) -> tuple[Path, dict[str, dict]]:
         ):
             raise UserError(f"{folder} holds another model: choose another --work folder")
     return model, manifests
-
-
-def export(loaded, target: str, folder: Path) -> None:
-    """As `asr export --to TARGET`."""
-    if target == "sherpa-onnx":
-        from export.sherpa import export_sherpa as make
-    elif target == "torchscript":
-        from export.torchscript import export_torchscript as make
-    else:
-        from export.pte import export_executorch as make
-    make(loaded, folder, progress=say)
 
 
 # ---------------------------------------------------------------- torchaudio

@@ -31,6 +31,11 @@ def silent(what: str) -> None:
     """Tell nobody."""
 
 
+def precisions_of(quantize: str) -> list[str]:
+    """What an export with ``--quantize int8`` or ``none`` holds."""
+    return ["fp32", "int8"] if quantize == "int8" else ["fp32"]
+
+
 def sha256(path: Path) -> str:
     """Hexadecimal SHA-256 of a file."""
     digest = hashlib.sha256()

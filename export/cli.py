@@ -7,13 +7,13 @@ import math
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from asr.cli import Parser, hint
 from asr.errors import UserError
-from export.bundle import TARGETS, check_target
+from export.bundle import TARGETS, Progress, check_target, silent
 
 
 def export_command(argv: Sequence[str]) -> int:
@@ -67,7 +67,6 @@ def export_command(argv: Sequence[str]) -> int:
 
     from asr.models.folder import load_model
     from asr.pretrained import resolve
-    from export.bundle import silent
 
     if not math.isfinite(options.blank_penalty):
         raise UserError(f"--blank-penalty must be a finite number, not {options.blank_penalty}")
@@ -83,47 +82,40 @@ def export_command(argv: Sequence[str]) -> int:
             f"{options.model} was trained with chunks of {trained} ms, not of {options.chunk_ms}: "
             f"leave --chunk-ms out or train with model.encoder.chunk_ms {options.chunk_ms}"
         )
-    progress = _progress if sys.stderr.isatty() else silent
+    special = {}
     if options.to == "sherpa-onnx":
         from export.history import DEFAULT_CONTEXT
-        from export.sherpa import export_sherpa
 
-        manifest = export_sherpa(
-            loaded,
-            out,
-            contract=options.contract or "conformer",
-            quantize=options.quantize,
-            float_layers=options.float_layers,
-            blank_penalty=options.blank_penalty,
-            progress=progress,
-            context=DEFAULT_CONTEXT if options.context is None else options.context,
-        )
-    elif options.to == "executorch":
-        from export.pte import export_executorch
-
-        manifest = export_executorch(
-            loaded,
-            out,
-            quantize=options.quantize,
-            float_layers=options.float_layers,
-            blank_penalty=options.blank_penalty,
-            progress=progress,
-        )
-    else:
-        from export.torchscript import export_torchscript
-
-        manifest = export_torchscript(
-            loaded,
-            out,
-            quantize=options.quantize,
-            float_layers=options.float_layers,
-            blank_penalty=options.blank_penalty,
-            progress=progress,
-        )
+        special["contract"] = options.contract or "conformer"
+        special["context"] = DEFAULT_CONTEXT if options.context is None else options.context
+    manifest = exporter(options.to)(
+        loaded,
+        out,
+        quantize=options.quantize,
+        float_layers=options.float_layers,
+        blank_penalty=options.blank_penalty,
+        progress=_progress(),
+        **special,
+    )
     for name, entry in manifest["files"].items():
         print(f"{entry['bytes'] / 1e6:9.3f} MB  {out / name}")
     print(f"now prove it: asr verify {out} --manifest MANIFEST, or --audio FILES")
     return 0
+
+
+def exporter(target: str) -> Callable[..., dict[str, Any]]:
+    """The function that writes the folder of a target; its libraries are loaded only now."""
+    if target == "sherpa-onnx":
+        from export.sherpa import export_sherpa
+
+        return export_sherpa
+    if target == "executorch":
+        from export.pte import export_executorch
+
+        return export_executorch
+    from export.torchscript import export_torchscript
+
+    return export_torchscript
 
 
 def verify_command(argv: Sequence[str]) -> int:
@@ -160,15 +152,13 @@ def verify_command(argv: Sequence[str]) -> int:
 
     from asr.scoring.manifest import Item, read_manifest
     from export.ladder import table
-    from export.verify import find_exports, verify
+    from export.verify import verify
 
     interruptible()
-    folder = Path(options.folder)
-    find_exports(folder)
     items = [Item(name, "", Path(name)) for name in options.audio]
     sources = [items, *(read_manifest(name, options.split) for name in options.manifest)]
     items = spread(sources, options.limit)
-    ladder = verify(folder, items, model=options.model, progress=_progress if sys.stderr.isatty() else None)
+    ladder = verify(Path(options.folder), items, model=options.model, progress=_progress())
     if options.format == "json":
         print(json.dumps(ladder.to_dict(), indent=2))
     else:
@@ -195,5 +185,10 @@ def spread(sources: list[list[Any]], limit: int | None) -> list[Any]:
     return [item for i in range(len(sources)) for item in chosen[i]]
 
 
-def _progress(what: str) -> None:
+def _progress() -> Progress:
+    """Tells somebody at a terminal what is being done."""
+    return _say if sys.stderr.isatty() else silent
+
+
+def _say(what: str) -> None:
     print(f"{what} …", file=sys.stderr, flush=True)

@@ -29,7 +29,7 @@ from asr.models.folder import LoadedModel
 from asr.models.predictor import LSTMPredictor, LSTMState, StatelessState
 from asr.models.transducer import Transducer
 from asr.tokens import BLANK, TABLE_FILE
-from export.bundle import Progress, silent, write_bundle
+from export.bundle import Progress, precisions_of, silent, write_bundle
 from export.quantize import check_float_layers, int8_layers
 from export.readme import executorch_readme
 from export.sherpa import cache_rows, pack, require, unpack
@@ -155,7 +155,7 @@ def export_executorch(
         )
     check_float_layers(loaded.model, float_layers)
     require("executorch", "torchao")
-    precisions = ["fp32", "int8"] if quantize == "int8" else ["fp32"]
+    precisions = precisions_of(quantize)
     methods: dict[str, Any] = {
         name: kind(loaded.model).eval() for name, kind in zip(METHODS, (Encode, Predict, Join))
     }

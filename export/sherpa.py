@@ -31,7 +31,7 @@ from asr.models.folder import LoadedModel
 from asr.models.predictor import StatelessPredictor
 from asr.models.transducer import Transducer
 from asr.tokens import BLANK, BLANK_PIECE, TABLE_FILE, Tokenizer
-from export.bundle import Progress, silent, write_bundle
+from export.bundle import Progress, precisions_of, silent, write_bundle
 from export.history import DEFAULT_CONTEXT, ExportedDecoder, start_tokens
 from export.quantize import check_float_layers, float_weights, quantize_onnx
 from export.readme import sherpa_readme
@@ -47,13 +47,8 @@ LONGEST_CONTEXT = 512  # tokens; the decoder runs them all at every symbol
 TOLERANCE = 1e-4  # ONNX Runtime against torch, on values around 1
 
 
-class ConformerEncoder(nn.Module):
-    """The step in sherpa-onnx's `conformer` contract."""
-
-    inputs = ("x", "attn_cache", "conv_cache", "processed_lens")
-    outputs = ("encoder_out", "new_attn_cache", "new_conv_cache")
-    batch_axes = {"x": 0, "attn_cache": 2, "conv_cache": 2, "processed_lens": 0, "encoder_out": 0,
-                  "new_attn_cache": 2, "new_conv_cache": 2}  # fmt: skip
+class PackedEncoder(nn.Module):
+    """What the contracts share: encoder and projection, and the numbers of the chunks."""
 
     def __init__(self, model: Transducer) -> None:
         super().__init__()
@@ -66,6 +61,22 @@ class ConformerEncoder(nn.Module):
             "num_encoder_layers": encoder.num_layers,
             "T": encoder.window_frames,
             "decode_chunk_len": encoder.chunk_frames,
+        }
+
+
+class ConformerEncoder(PackedEncoder):
+    """The step in sherpa-onnx's `conformer` contract."""
+
+    inputs = ("x", "attn_cache", "conv_cache", "processed_lens")
+    outputs = ("encoder_out", "new_attn_cache", "new_conv_cache")
+    batch_axes = {"x": 0, "attn_cache": 2, "conv_cache": 2, "processed_lens": 0, "encoder_out": 0,
+                  "new_attn_cache": 2, "new_conv_cache": 2}  # fmt: skip
+
+    def metadata(self) -> dict[str, int]:
+        """What sherpa-onnx makes the initial states of."""
+        encoder = self.encoder
+        return {
+            **super().metadata(),
             "left_context": cache_rows(encoder),
             "encoder_dim": encoder.dim,
             "pad_length": encoder.window_frames - encoder.chunk_frames,  # required, unused
@@ -97,24 +108,18 @@ class ConformerEncoder(nn.Module):
         )
 
 
-class LstmEncoder(nn.Module):
+class LstmEncoder(PackedEncoder):
     """The step in sherpa-onnx's `lstm` contract."""
 
     inputs = ("x", "h", "c")
     outputs = ("encoder_out", "new_h", "new_c")
     batch_axes = {"x": 0, "h": 1, "c": 1, "encoder_out": 0, "new_h": 1, "new_c": 1}
 
-    def __init__(self, model: Transducer) -> None:
-        super().__init__()
-        self.encoder, self.joiner = model.encoder, model.joiner
-
     def metadata(self) -> dict[str, int]:
         """What sherpa-onnx makes the initial states of."""
         encoder = self.encoder
         return {
-            "num_encoder_layers": encoder.num_layers,
-            "T": encoder.window_frames,
-            "decode_chunk_len": encoder.chunk_frames,
+            **super().metadata(),
             "d_model": cache_rows(encoder) * encoder.dim,
             "rnn_hidden_size": 1,
         }
@@ -202,6 +207,7 @@ def export_sherpa(
     check_exportable(loaded, contract, context)
     check_float_layers(loaded.model, float_layers)
     require("onnx", "onnxruntime")
+    precisions = precisions_of(quantize)
     model = loaded.model
     encoder = (ConformerEncoder if contract == "conformer" else LstmEncoder)(model).eval()
     decoder, joiner = ExportedDecoder(model, context).eval(), ExportedJoiner(model).eval()
@@ -239,14 +245,14 @@ def export_sherpa(
         manifest = {
             "contract": contract,
             "context_size": context,
-            "precisions": ["fp32", "int8"] if quantize == "int8" else ["fp32"],
+            "precisions": precisions,
             "float_layers": list(float_layers),
             "blank_penalty": blank_penalty,
             "onnx": {"opset": OPSET, "ir_version": LARGEST_IR},
             "verified": {
                 "onnxruntime_fp32_largest_difference": difference,
                 "how": "encoder, decoder and joiner in ONNX Runtime against torch, 8 chunks of 3 streams of different ages",
-                "runtime": check_runtime(new, ["fp32", "int8"] if quantize == "int8" else ["fp32"]),
+                "runtime": check_runtime(new, precisions),
                 "words": "not yet: run asr verify on real audio",
             },
         }

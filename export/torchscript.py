@@ -25,7 +25,7 @@ from asr.models.emformer import EmformerState
 from asr.models.folder import LoadedModel, streaming_numbers
 from asr.models.predictor import LSTMPredictor, LSTMState, StatelessPredictor, StatelessState
 from asr.models.transducer import Transducer
-from export.bundle import Progress, silent, write_bundle
+from export.bundle import Progress, precisions_of, silent, write_bundle
 from export.quantize import check_float_layers, quantize_torch
 from export.readme import torchscript_readme
 
@@ -318,7 +318,7 @@ def export_torchscript(
         UserError: the folder exists, or this torch has no int8 engine.
     """
     check_float_layers(loaded.model, float_layers)
-    precisions = ["fp32", "int8"] if quantize == "int8" else ["fp32"]
+    precisions = precisions_of(quantize)
     if quantize == "int8":
         use_engine()
 

@@ -113,7 +113,7 @@ def verify(
     items: Sequence[Item],
     *,
     model: str | None = None,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> Ladder:
     """Run the ladder; each export's manifest then holds what it gave.
 
@@ -138,7 +138,7 @@ def verify(
     with tempfile.TemporaryDirectory(prefix="asr-verify-") as place:
         block = loaded.model.encoder.chunk_frames * FRAME_SHIFT
         cases = make_cases(audio, Path(place) / AUDIO_FILE, block)
-        bench = _Bench(Path(place), block, progress or silent)
+        bench = _Bench(Path(place), block, progress)
         climb = _Climb(loaded, cases, [item.text for item in items], bench)
         climb.torch()
         parts = []
@@ -170,11 +170,11 @@ class _Climb:
         jobs = [torch_case(case, 0, streaming=False) for case in self.cases]
         offline = self._run_torch(None, jobs, "torch offline", 0.0)
         row = Row("torch offline", figures=figures(offline, None, timed=False))
-        row.wer = self._wer(offline)
+        row.wer = _rate(self._score(offline))
         streaming = self._reference(None, 0, 0.0)
         size = sum(file.stat().st_size for file in self.loaded.folder.iterdir() if file.is_file())
         self.rows = [row, Row("torch streaming", figures=figures(streaming, size))]
-        self.rows[1].wer = self._wer(streaming)
+        self.rows[1].wer = _rate(self._score(streaming))
         check_reach(self.rows[1], self.cases, streaming["results"])
         compare(self.rows[1], self.cases, streaming["results"], offline["results"], "offline torch")
 
@@ -204,17 +204,18 @@ class _Climb:
                     row.problems.append(f"load: {row.name} does not run: {error}")
                     continue
                 row.figures = figures(done, network_bytes(manifest, precision))
-                row.wer = self._wer(done)
+                score = self._score(done)
+                row.wer = _rate(score)
                 check_reach(row, self.cases, done["results"])
                 if not done["resets"]:
                     row.skipped = ("reset",)
                 if precision == "int8":
-                    plain = floats or expected
+                    plain, plain_score = floats or (expected, self._score(expected))
                     compare_int8(row, self.cases, done["results"], plain["results"])
-                    compare_words(row, self._score(done), self._score(plain))
+                    compare_words(row, score, plain_score)
                     continue
                 compare(row, self.cases, done["results"], expected["results"], "torch")
-                floats = done
+                floats = done, score
                 if sherpa:
                     plain = self._reference(context, 0, penalty)
                     note_ends(row, self.cases, done["results"], plain["results"])
@@ -256,10 +257,6 @@ class _Climb:
     def _score(self, done: dict[str, Any]) -> WerResult | None:
         return scored(self.loaded, self.texts, [r[0] for r in results(self.cases, done["results"], "words")])
 
-    def _wer(self, done: dict[str, Any]) -> float | None:
-        score = self._score(done)
-        return None if score is None else round(score.wer, 4)
-
 
 class _Bench:
     """Runs jobs in processes of their own, one after another, on one thread."""
@@ -280,6 +277,10 @@ class _Bench:
         file = self.place / f"job{self.count}.json"
         file.write_text(json.dumps(job | self.common), "utf-8")
         return run_worker(file)
+
+
+def _rate(score: WerResult | None) -> float | None:
+    return None if score is None else round(score.wer, 4)
 
 
 def network_bytes(manifest: dict[str, Any], precision: str) -> int:

@@ -33,36 +33,38 @@ class WorkerFailure(Exception):
 
 def load(job: dict[str, Any]) -> tuple[Runtime, float]:
     """The runtime a job asks for, and the seconds its loading took, the libraries it needs being there already."""
-    began = time.perf_counter()
     folder, penalty = Path(job["folder"]), job["blank_penalty"]
     if job["runtime"] == "sherpa-onnx":
         import sherpa_onnx  # noqa: F401
 
         from export.sherpa_runtime import SherpaRuntime
 
-        began = time.perf_counter()
-        return SherpaRuntime(folder, job["precision"], penalty), time.perf_counter() - began
-    import torch
-
-    torch.set_num_threads(1)
-    if job["runtime"] == "torchscript":
-        from export.torchscript_runtime import TorchScriptRuntime
-
-        began = time.perf_counter()
-        runtime: Runtime = TorchScriptRuntime(folder, job["precision"], penalty, job["engine"])
-    elif job["runtime"] == "executorch":
-        from executorch.runtime import Runtime as _  # noqa: F401
-
-        from export.pte_runtime import ExecutorchRuntime
-
-        began = time.perf_counter()
-        runtime = ExecutorchRuntime(folder, job["precision"], penalty)
+        def make() -> Runtime:
+            return SherpaRuntime(folder, job["precision"], penalty)
     else:
-        from export.torch_runtime import TorchRuntime
+        import torch
 
-        began = time.perf_counter()
-        runtime = TorchRuntime(job["folder"], job["context"], penalty)
-    return runtime, time.perf_counter() - began
+        torch.set_num_threads(1)
+        if job["runtime"] == "torchscript":
+            from export.torchscript_runtime import TorchScriptRuntime
+
+            def make() -> Runtime:
+                return TorchScriptRuntime(folder, job["precision"], penalty, job["engine"])
+        elif job["runtime"] == "executorch":
+            from executorch.runtime import Runtime as _  # noqa: F401
+
+            from export.pte_runtime import ExecutorchRuntime
+
+            def make() -> Runtime:
+                return ExecutorchRuntime(folder, job["precision"], penalty)
+        else:
+            from export.torch_runtime import TorchRuntime
+
+            def make() -> Runtime:
+                return TorchRuntime(job["folder"], job["context"], penalty)
+
+    began = time.perf_counter()
+    return make(), time.perf_counter() - began
 
 
 def run(job: dict[str, Any]) -> dict[str, Any]:
