@@ -1,0 +1,341 @@
+"""Word by word: when a word's label is decided, when a span closes, what is final and what may still change.
+
+One class does it for live words and for whole texts (`Normalizer.normalize`), so both give the same text by construction.
+
+- The tagger gives a word's distribution over labels with 0, 1 … `lookahead` words of right context. Words are decided
+  strictly in order, each as soon as a probability reaches the confidence asked for that much context, at the latest
+  with all of it.
+- Words outside spans are final when decided, unless an open span stands before them. A span closes when the next word
+  is decided not to belong to it, at the end, or when it would be held longer than 12 words.
+- Phrases of the user's lexicon, and spans of the user's own categories, override labels (`itn.lexicon`).
+- What is shown after the final text are only words that will most probably stay as they are.
+
+Shapes: L labels, K = lookahead + 1 delays.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from itn.errors import ItnError
+from itn.lexicon import MAX_WORDS, Match, Matcher
+
+CONFIDENCE = (0.98, 0.9)  # probability that decides a label after 0 and 1 words of right context; after 2 the best does
+SHOWN = 0.9  # probability of being an ordinary word from which on a word is shown in the tail
+CUTTABLE = ("telephone",)  # strings of digits: longer than 12 words, each part is still right
+BLOCK = 256  # words tagged at once, which bounds the memory of a long text
+
+
+class Tagger(Protocol):
+    """What a tagger has to offer; `itn.tagger.Tagger` does."""
+
+    labels: tuple[str, ...]  # "O", "B-money", "I-money" …
+    lookahead: int
+
+    def initial_state(self) -> Any:
+        """Of a new stream."""
+
+    def step(self, words: list[str], state: Any) -> np.ndarray:
+        """(n, K, L) log-probabilities of n words: [i, k] is the label of the word k words before word i."""
+
+    def finish(self, state: Any) -> np.ndarray:
+        """(lookahead, K, L): as `step` for positions after the last word."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """Words that were written another way.
+
+    Attributes:
+        start, end: indices of its words in the text or stream, end exclusive.
+        category: of the tagger, ``lexicon``, or one of the user's own.
+        spoken, written: both forms.
+        start_time, end_time: of its first and last word in seconds, if times were given.
+    """
+
+    start: int
+    end: int
+    category: str
+    spoken: str
+    written: str
+    start_time: float | None = None
+    end_time: float | None = None
+
+
+@dataclass(frozen=True)
+class Update:
+    """What a word changed.
+
+    Attributes:
+        final: text that is final now; it begins with a space unless it is the first. Append it.
+        tail: what to show after all final text until the next update, with its leading space; it may still change.
+        spans: that became final.
+    """
+
+    final: str
+    tail: str
+    spans: tuple[Span, ...] = ()
+
+
+class Decider:
+    """From distributions to labels, a word at a time.
+
+    Args:
+        labels: of the tagger.
+        confidence: see the top of the file.
+        lookahead: words of right context after which the best label is taken.
+        off: categories that count as ordinary words.
+    """
+
+    def __init__(self, labels: Sequence[str], confidence: Sequence[float], lookahead: int, off: Iterable[str] = ()):
+        index = {label: i for i, label in enumerate(labels)}
+        names = {label.partition("-")[2] for label in labels} - {""}
+        off = set(off)
+        self._outside = [i for label, i in index.items() if label == "O" or label.partition("-")[2] in off]
+        self._categories = [(c, index.get(f"B-{c}"), index.get(f"I-{c}")) for c in sorted(names - off)]
+        self._limits = [*confidence[:lookahead], 2.0, 2.0][:lookahead] + [0.0]
+        self._previous = ""
+
+    def reset(self) -> None:
+        """A new text begins."""
+        self._previous = ""
+
+    def outside(self, p: Sequence[float]) -> float:
+        """How probably a word with this distribution (L,) is an ordinary one."""
+        return sum(p[i] for i in self._outside)
+
+    def decide(self, p: Sequence[float], delay: int) -> tuple[str, bool] | None:
+        """(category or "", whether a span begins) of the next word from its distribution (L,); None: not yet.
+
+        A span cannot go on that is not there: the probability of ``I-x`` after another category is that of ``B-x``.
+        """
+        limit = self._limits[min(delay, len(self._limits) - 1)]
+        most, best = self.outside(p), ("", False)
+        if most < limit or most <= 0.5:
+            for category, begin, inside in self._categories:
+                b = p[begin] if begin is not None else 0.0
+                i = p[inside] if inside is not None else 0.0
+                if category == self._previous:
+                    if i > most:
+                        most, best = i, (category, False)
+                else:
+                    b += i
+                if b > most:
+                    most, best = b, (category, True)
+            if most < limit:
+                return None
+        self._previous = best[0]
+        return best
+
+
+class Stream:
+    """Words of one speaker, in order; made by `Normalizer.stream`.
+
+    Args:
+        tagger: gives the labels.
+        decider, matcher: of this stream alone.
+        convert: (category, words) -> written form, or None if the words stay as spoken.
+        show_open: show an open span converted so far, instead of holding it back: earlier, but it is often revised.
+    """
+
+    def __init__(
+        self,
+        tagger: Tagger,
+        decider: Decider,
+        matcher: Matcher,
+        convert: Callable[[str, Sequence[str]], str | None],
+        *,
+        show_open: bool = False,
+    ):
+        self._tagger, self._decider, self._matcher, self._convert = tagger, decider, matcher, convert
+        self._show_open = show_open
+        self._state: Any = None  # of the tagger; None: no word since the start or the last `finish`
+        self._row: list[list[float]] = []  # (K, L), of the last word
+        # words are counted from the start of the stream: first <= next <= count, next and decided in any order
+        self._count = 0  # pushed
+        self._decided = 0  # labelled
+        self._next = 0  # the first word that is neither final nor in the open span
+        self._first = 0  # the first word that is not final
+        self._words: deque[tuple[str, float | None, float | None]] = deque()  # from first on
+        self._labels: deque[tuple[str, bool]] = deque()  # from next on
+        self._marks: deque[Match | None] = deque()  # from next on: a match, or a single word
+        self._open = ""  # the category of the words from first to next
+        self._overlong = ""  # the category of a span cut at 12 words, while it goes on
+        self._pieces: list[str] = []  # final text
+        self._new: list[str] = []
+        self._spans: list[Span] = []
+        self._tail = ""
+
+    @property
+    def text(self) -> str:
+        """All final text."""
+        self._pieces = ["".join(self._pieces)]
+        return self._pieces[0]
+
+    @property
+    def shown(self) -> str:
+        """The final text and the tail."""
+        return self.text + self._tail
+
+    @property
+    def pending(self) -> tuple[str, ...]:
+        """The words that are not final, as spoken; at most 12."""
+        return tuple(word for word, _, _ in self._words)
+
+    def push(self, word: str, start: float | None = None, end: float | None = None) -> Update:
+        """Take the next word, with its times in seconds if they are known.
+
+        Raises:
+            ItnError: no word, or several; the stream is as it was before.
+        """
+        if not word or word.split() != [word]:
+            raise ItnError(f"push takes one word, without spaces, not {word!r}")
+        return self._push([(word, start, end)])
+
+    def extend(self, words: Sequence[str]) -> Update:
+        """Push many words; the same as one by one.
+
+        Raises:
+            ItnError: as `push`.
+        """
+        for word in words:
+            if not word or word.split() != [word]:
+                raise ItnError(f"a word has no spaces and is not empty: {word!r}")
+        return self._push([(word, None, None) for word in words])
+
+    def finish(self) -> Update:
+        """Everything is final: the end, or an endpoint after which the stream goes on with fresh context."""
+        if self._state is not None:
+            rows = np.exp(self._tagger.finish(self._state)).tolist()
+            for i, row in enumerate(rows):
+                self._decide(self._count + i, row)
+            self._marks.extend(self._matcher.finish())
+            self._assemble()
+            self._close()
+            self._decider.reset()
+            self._state, self._overlong = None, ""
+        return self._update()
+
+    def _push(self, words: Sequence[tuple[str, float | None, float | None]]) -> Update:
+        if self._state is None and words:
+            self._state = self._tagger.initial_state()
+        for at in range(0, len(words), BLOCK):
+            block = words[at : at + BLOCK]
+            rows = np.exp(self._tagger.step([word for word, _, _ in block], self._state)).tolist()
+            for entry, row in zip(block, rows):
+                self._words.append(entry)
+                self._count += 1
+                self._row = row
+                self._decide(self._count - 1, row)
+                self._marks.extend(self._matcher.push(entry[0]))
+                self._assemble()
+                if self._open and self._count - 1 - self._first >= MAX_WORDS:
+                    self._close()
+        return self._update()
+
+    def _decide(self, position: int, row: list[list[float]]) -> None:
+        """Label words with what the tagger says at ``position``."""
+        while self._decided <= min(position, self._count - 1):
+            delay = position - self._decided
+            label = self._decider.decide(row[delay], delay)
+            if label is None:
+                return
+            if self._decided >= self._next:  # else it has been written by a match already
+                self._labels.append(label)
+            self._decided += 1
+
+    def _assemble(self) -> None:
+        """Take over words that are labelled, and matches."""
+        while self._marks:
+            match = self._marks[0]
+            if match is not None:
+                self._close()
+                self._overlong = ""
+                self._marks.popleft()
+                for _ in range(min(match.length, len(self._labels))):
+                    self._labels.popleft()
+                self._write(match.length, match.category, match.written)
+                self._next = self._first
+                continue
+            if not self._labels:
+                return
+            category, begins = self._labels.popleft()
+            self._marks.popleft()
+            goes_on = bool(category) and not begins
+            if goes_on and category == self._open and self._next - self._first == MAX_WORDS:
+                self._close(cut=True)
+            if goes_on and category == self._overlong:
+                category = ""
+            else:
+                self._overlong = ""
+            if not (goes_on and category == self._open):
+                self._close()
+                self._open = category
+            self._next += 1
+            if not category:
+                self._write(1)
+
+    def _close(self, cut: bool = False) -> None:
+        """The open span, if there is one, becomes final; ``cut``: it is known to go on."""
+        category, self._open = self._open, ""
+        if not category:
+            return
+        length = self._next - self._first
+        words = [word for word, _, _ in self._head(length)]
+        if cut and category not in CUTTABLE:
+            self._overlong = category
+            written = None
+        else:
+            written = self._convert(category, words)
+        self._write(length, category, written)
+
+    def _head(self, length: int) -> list[tuple[str, float | None, float | None]]:
+        return [self._words[i] for i in range(length)]
+
+    def _write(self, length: int, category: str = "", written: str | None = None) -> None:
+        """The first ``length`` words become final, in their written form if there is another."""
+        entries = [self._words.popleft() for _ in range(length)]
+        spoken = " ".join(word for word, _, _ in entries)
+        if written is not None and written != spoken:
+            span = Span(
+                self._first, self._first + length, category, spoken, written, entries[0][1], entries[-1][2]
+            )
+            self._spans.append(span)
+            self._new.append(written)
+        else:
+            self._new.append(spoken)
+        self._first += length
+
+    def _update(self) -> Update:
+        final = " ".join(self._new)
+        if final:
+            final = " " * any(self._pieces) + final
+            self._pieces.append(final)
+        spans = tuple(self._spans)
+        self._new, self._spans = [], []
+        tail = " ".join(self._probable())
+        self._tail = " " * (bool(tail) and any(self._pieces)) + tail
+        return Update(final, self._tail, spans)
+
+    def _probable(self) -> list[str]:
+        """What to show of the words that are not final."""
+        if self._open:
+            words = [word for word, _, _ in self._head(self._next - self._first)]
+            return [self._convert(self._open, words) or " ".join(words)] if self._show_open else []
+        shown: list[str] = []
+        at = self._first
+        for match in self._marks:
+            if match is not None:
+                shown.append(match.written)
+                at += match.length
+                continue
+            if self._decider.outside(self._row[self._count - 1 - at]) < SHOWN:
+                break
+            shown.append(self._words[at - self._first][0])
+            at += 1
+        return shown

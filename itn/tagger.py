@@ -1,0 +1,258 @@
+"""The streaming tagger at run time: int8 weights, numpy only.
+
+A small causal transformer over words. Word i is the sum of its sub-word pieces; three heads look at position i and say the label of word i,
+of word i - 1 and of word i - 2, so a look-ahead of two words is a delay of the answer and not a second computation: every word goes
+through the network once, whatever the stream does later.
+
+Numbers: every product is one of integers (weights int8, activations quantised to int8 row by row, attention weights to 10 bits), held in float32, which is
+exact up to 2**24. Sums of exact integers do not depend on their order, so a word pushed alone and a word in a block of fifty give the same bits:
+streaming = whole is an equality here, not a tolerance, and holds on every machine.
+
+Legend: n words of a call, D model width, H heads, W attention window (words), L labels.
+Source: the on-device ITN paper (arXiv 2211.03721) for the place of the tagger; ALiBi (arXiv 2108.12409) for distances.
+"""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+MODEL = Path(__file__).parent / "models" / "tagger.npz"
+LOOKAHEAD = 2
+FORMAT = 1
+MAX_PIECES = 12  # of a word; the rest of a longer word is not looked at
+SHAPES = ("lower", "capitalised", "upper", "mixed", "digit", "symbol")
+UNKNOWN, END = 0, 1  # rows of the embedding: a character outside the vocabulary, the end of the stream
+BLOCK = 64  # words of one pass through the network
+WORDS_KEPT = 4096  # words whose embedding is kept
+ATTENTION_STEPS = 1023.0
+
+
+def shape_of(word: str) -> int:
+    """Index into SHAPES: how the word is written."""
+    if any(c.isdigit() for c in word):
+        return 4
+    if not any(c.isalpha() for c in word):
+        return 5
+    if word == word.lower():
+        return 0
+    if len(word) > 1 and word == word.upper():
+        return 2
+    return 1 if word[0].isupper() and word[1:] == word[1:].lower() else 3
+
+
+class Pieces:
+    """A word to the indices of its pieces: the longest known piece first, "▁" before the word's first letter."""
+
+    def __init__(self, vocabulary: list[str]):
+        self.index = {piece: i for i, piece in enumerate(vocabulary)}
+        self.longest = max(map(len, vocabulary))
+
+    def __call__(self, word: str) -> list[int]:
+        text = "▁" + unicodedata.normalize("NFC", word[: 8 * MAX_PIECES]).lower()
+        found: list[int] = []
+        at = 0
+        while at < len(text) and len(found) < MAX_PIECES:
+            for end in range(min(len(text), at + self.longest), at, -1):
+                piece = self.index.get(text[at:end])
+                if piece is not None:
+                    found.append(piece)
+                    at = end
+                    break
+            else:
+                if not found or found[-1] != UNKNOWN:
+                    found.append(UNKNOWN)
+                at += 1
+        return found
+
+
+@dataclass
+class State:
+    """Where a stream stands: keys and values of its last W - 1 words, a layer, in a buffer that is moved when it is full."""
+
+    keys: np.ndarray  # (layers, H, D / H, W - 1 + BLOCK)
+    values: np.ndarray  # (layers, H, W - 1 + BLOCK, D / H)
+    end: int = 0  # columns of the buffers in use
+    words: int = 0  # words so far
+
+
+@dataclass
+class _Product:
+    """y = x @ weight * scale + bias with an integer-valued weight."""
+
+    weight: np.ndarray  # (in, out)
+    scale: np.ndarray  # (out,)
+    bias: np.ndarray  # (out,)
+
+
+@dataclass
+class _Layer:
+    qkv: _Product
+    out: _Product
+    up: _Product
+    down: _Product
+    score: float  # what one unit of an integer q.k is worth
+
+
+class Tagger:
+    """A trained tagger; `labels[0]` is "O", then "B-cardinal", "I-cardinal", ...
+
+    One object serves any number of streams: `state = tagger.initial_state()`, then `step` and `finish`.
+    """
+
+    lookahead = LOOKAHEAD
+
+    def __init__(self, meta: dict, arrays: dict[str, np.ndarray]):
+        self.labels: tuple[str, ...] = tuple(meta["labels"])
+        self.confidence: tuple[float, ...] = tuple(meta["confidence"])
+        self.heads: int = meta["heads"]
+        self.window: int = meta["window"]
+        self.width: int = meta["width"]
+        self.meta = meta
+        self.pieces = Pieces(meta["pieces"])
+        self._embedding = arrays["embedding"]  # int8 (pieces, D)
+        self._embedding_scale = arrays["embedding_scale"]  # (pieces,)
+        self._shape = arrays["shape"]  # (len(SHAPES), D)
+
+        def product(name: str) -> _Product:
+            weight = arrays[f"{name}.weight"].astype(np.float32)
+            return _Product(weight, arrays[f"{name}.scale"], arrays[f"{name}.bias"])
+
+        self._layers = [
+            _Layer(product(f"{i}.qkv"), product(f"{i}.out"), product(f"{i}.up"), product(f"{i}.down"), float(arrays["score"][i]))
+            for i in range(meta["layers"])
+        ]
+        self._head = product("head")
+        slopes = (2.0 ** (-8.0 * np.arange(1, self.heads + 1) / self.heads)).astype(np.float32)
+        # distance of key column j from query row i when W - 1 earlier words are there
+        distance = (self.window - 1 + np.arange(BLOCK))[:, None] - np.arange(self.window - 1 + BLOCK)[None, :]
+        seen = (distance >= 0) & (distance < self.window)
+        self._bias = np.where(seen, -slopes[:, None, None] * distance, -np.inf).astype(np.float32)
+        self._known: dict[str, np.ndarray] = {}
+
+    @classmethod
+    def load(cls, path: str | Path | None = None) -> Tagger:
+        """Read a tagger; without a path the one that ships with the package. Raises ValueError saying what is wrong with the file."""
+        path = Path(path) if path is not None else MODEL
+        if not path.is_file():
+            raise ValueError(f"no tagger at {path}")
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                arrays = {name: stored[name] for name in stored.files}
+            meta = json.loads(arrays.pop("meta").tobytes().decode("utf-8"))
+            found = meta["format"]
+        except (OSError, KeyError, EOFError, ValueError, AttributeError, zipfile.BadZipFile) as error:
+            raise ValueError(f"{path} is not a tagger: {error}") from error
+        if found != FORMAT:
+            raise ValueError(f"{path} has format {found}, this package reads format {FORMAT}")
+        return cls(meta, arrays)
+
+    def initial_state(self) -> State:
+        depth = self.width // self.heads
+        size = self.window - 1 + BLOCK
+        layers = len(self._layers)
+        return State(
+            np.zeros((layers, self.heads, depth, size), np.float32), np.zeros((layers, self.heads, size, depth), np.float32)
+        )
+
+    def step(self, words: list[str], state: State) -> np.ndarray:
+        """(n, 3, L): log-probabilities of the label of the word k words before word i, at [i, k]. Moves `state` on.
+
+        Rows that point before the first word of the stream mean nothing.
+        """
+        out = [self._run(np.stack([self._embed(w) for w in words[i : i + BLOCK]]), state) for i in range(0, len(words), BLOCK)]
+        return np.concatenate(out) if out else np.zeros((0, LOOKAHEAD + 1, len(self.labels)), np.float32)
+
+    def finish(self, state: State) -> np.ndarray:
+        """(2, 3, L): two positions of the end, which give the last words their later rows."""
+        end = self._embedding[END].astype(np.float32) * self._embedding_scale[END]
+        return self._run(np.stack([end] * LOOKAHEAD), state)
+
+    def _embed(self, word: str) -> np.ndarray:
+        found = self._known.get(word)
+        if found is None:
+            rows = self.pieces(word)
+            found = self._shape[shape_of(word)].copy()
+            for row in rows:  # one after the other: the same sum in every call
+                found += self._embedding[row] * self._embedding_scale[row]
+            if len(self._known) >= WORDS_KEPT:
+                self._known.clear()
+            self._known[word] = found
+        return found
+
+    def _run(self, x: np.ndarray, state: State) -> np.ndarray:
+        """One pass of n <= BLOCK embedded words (n, D)."""
+        n = len(x)
+        before = min(state.words, self.window - 1)
+        if state.end + n > state.keys.shape[-1]:
+            state.keys[..., :before] = state.keys[..., state.end - before : state.end].copy()
+            state.values[:, :, :before] = state.values[:, :, state.end - before : state.end].copy()
+            state.end = before
+        first, last = state.end - before, state.end + n
+        bias = self._bias[:, :n, self.window - 1 - before : self.window - 1 + n]
+        heads, depth = self.heads, self.width // self.heads
+        for i, layer in enumerate(self._layers):
+            qkv = _normed(x, layer.qkv)
+            np.rint(qkv, out=qkv)
+            np.minimum(qkv, 127.0, out=qkv)
+            np.maximum(qkv, -127.0, out=qkv)
+            qkv = qkv.reshape(n, 3, heads, depth)
+            keys, values = state.keys[i], state.values[i]
+            keys[:, :, state.end : last] = qkv[:, 1].transpose(1, 2, 0)
+            values[:, state.end : last] = qkv[:, 2].transpose(1, 0, 2)
+            scores = qkv[:, 0].transpose(1, 0, 2) @ keys[:, :, first:last]
+            scores *= layer.score
+            scores += bias
+            scores -= np.maximum.reduce(scores, axis=-1, keepdims=True)
+            np.exp(scores, out=scores)
+            scores *= ATTENTION_STEPS
+            np.rint(scores, out=scores)
+            mixed = scores @ values[:, first:last]
+            mixed /= np.add.reduce(scores, axis=-1, keepdims=True)
+            x = x + _times(mixed.transpose(1, 0, 2).reshape(n, self.width), layer.out)
+            hidden = _normed(x, layer.up)
+            np.maximum(hidden, 0.0, out=hidden)
+            x = x + _times(hidden, layer.down)
+        state.end = last
+        state.words += n
+        logits = _normed(x, self._head).reshape(n, LOOKAHEAD + 1, len(self.labels))
+        logits -= logits.max(axis=-1, keepdims=True)
+        logits -= np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+        return logits
+
+
+def _quantised(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of x as integers up to 127 in float32, and what one unit of each row is worth (n, 1)."""
+    unit = np.maximum.reduce(np.abs(x), axis=-1, keepdims=True)
+    np.maximum(unit, 1e-6, out=unit)
+    unit /= 127.0
+    rows = x / unit
+    np.rint(rows, out=rows)
+    return rows, unit
+
+
+def _times(x: np.ndarray, product: _Product) -> np.ndarray:
+    rows, unit = _quantised(x)
+    y = rows @ product.weight
+    y *= unit
+    y *= product.scale
+    y += product.bias
+    return y
+
+
+def _normed(x: np.ndarray, product: _Product) -> np.ndarray:
+    """The product of RMS-normalised rows: the norm is taken of the integers, so the rows' unit drops out."""
+    rows, _ = _quantised(x)
+    norm = np.add.reduce(rows * rows, axis=-1, keepdims=True)
+    np.divide(np.float32(x.shape[-1]), norm, out=norm)
+    np.sqrt(norm, out=norm)
+    y = rows @ product.weight
+    y *= norm
+    y *= product.scale
+    y += product.bias
+    return y

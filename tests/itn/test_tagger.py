@@ -1,0 +1,125 @@
+"""The tagger at run time: exact sums, so that blocks of words and single words give the same bits; int8 close to the float network."""
+
+import json
+import random
+
+import numpy as np
+import pytest
+
+from itn.tagger import LOOKAHEAD, Pieces, Tagger, shape_of
+
+WORDS = "we met at nine forty a m on the third of may and paid twenty five dollars for it Über naïve 東京 42 $5 ... X".split()
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    """A network with random weights and its int8 file."""
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("pynini")
+    from itn import data, train
+    from itn.written import plain
+
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("tagger")
+    pieces = ["<unk>", "<end>", *sorted({"▁" + c for c in "abcdefghijklmnopqrstuvwxyz"} | set("abcdefghijklmnopqrstuvwxyz'.0123456789")), "▁the", "▁twenty"]
+    (folder / "pieces.json").write_text(json.dumps(pieces))
+    rng = random.Random(0)
+    data.pack((plain(rng.choices(WORDS, k=rng.randint(1, 30))) for _ in range(200)), folder / "train_1.npz")
+    net = train.TaggerNet(train.TaggerConfig(), len(pieces), len(data.LABELS)).eval()
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter += 0.05 * torch.randn_like(parameter)
+    torch.save({"net": net.state_dict()}, folder / "checkpoint.pt")
+    assert train.main(["convert", "--out", str(folder)]) == 0
+    return net, Tagger.load(folder / "tagger.npz")
+
+
+def run(tagger, words, sizes):
+    state, rows, at = tagger.initial_state(), [], 0
+    for size in sizes:
+        rows.append(tagger.step(words[at : at + size], state))
+        at += size
+    rows.append(tagger.finish(state))
+    return np.concatenate(rows)
+
+
+def test_any_blocks_give_the_same_bits(pair):
+    _, tagger = pair
+    rng = random.Random(1)
+    words = rng.choices(WORDS, k=400)
+    whole = run(tagger, words, [400])
+    assert whole.shape == (402, LOOKAHEAD + 1, len(tagger.labels))
+    assert np.array_equal(whole, run(tagger, words, [1] * 400))
+    sizes = []
+    while sum(sizes) < 400:
+        sizes.append(rng.randint(1, 120))
+    assert np.array_equal(whole, run(tagger, words, sizes))
+
+
+def test_only_the_window_and_two_words_ahead_matter(pair):
+    _, tagger = pair
+    rng = random.Random(2)
+    words = rng.choices(WORDS, k=60)
+    reach = len(tagger._layers) * (tagger.window - 1)
+    changed = [*words[:30], "changed", *words[31:]]
+    a, b = run(tagger, words, [60]), run(tagger, changed, [60])
+    assert np.array_equal(a[:30], b[:30]) and not np.array_equal(a[30], b[30])
+    long = rng.choices(WORDS, k=reach + 50)
+    a, b = run(tagger, long, [len(long)]), run(tagger, ["changed", *long[1:]], [len(long)])
+    assert np.array_equal(a[reach + 1 :], b[reach + 1 :])
+
+
+def test_int8_stays_near_the_float_network(pair):
+    torch = pytest.importorskip("torch")
+    net, tagger = pair
+    words = random.Random(3).choices(WORDS, k=50)
+    pieces = np.full((1, 52, 12), -1)
+    shapes = np.full((1, 52), -1)
+    for i, word in enumerate(words):
+        rows = tagger.pieces(word)
+        pieces[0, i, : len(rows)] = rows
+        shapes[0, i] = shape_of(word)
+    pieces[0, 50:, 0] = 1
+    with torch.no_grad():
+        expected = net(torch.from_numpy(pieces), torch.from_numpy(shapes)).softmax(-1)[0].numpy()
+    got = np.exp(run(tagger, words, [50]))
+    assert np.abs(got.sum(-1) - 1).max() < 1e-5
+    assert np.abs(got - expected).max() < 0.02
+
+
+def test_probabilities_do_not_depend_on_what_ran_before(pair):
+    _, tagger = pair
+    first = run(tagger, WORDS, [len(WORDS)])
+    run(tagger, list(reversed(WORDS)) * 9, [len(WORDS) * 9])
+    assert np.array_equal(first, run(tagger, WORDS, [len(WORDS)]))
+
+
+def test_pieces_take_the_longest_and_never_fail():
+    pieces = Pieces(["<unk>", "<end>", "▁t", "▁tw", "▁twenty", "e", "n", "ty"])
+    assert pieces("twenty") == [4]
+    assert pieces("TWENTY") == [4]
+    assert pieces("twen") == [3, 5, 6]
+    assert pieces("t東京n") == [2, 0, 6]
+    assert pieces("") == [0]
+    assert len(pieces("n" * 10_000)) <= 12
+
+
+@pytest.mark.parametrize(
+    ("word", "shape"), [("may", 0), ("May", 1), ("MAY", 2), ("I", 1), ("McCoy", 3), ("5g", 4), ("$", 5), ("", 5), ("don't", 0), ("東京", 0)]
+)
+def test_shapes(word, shape):
+    assert shape_of(word) == shape
+
+
+def test_a_wrong_file_says_so(tmp_path):
+    with pytest.raises(ValueError, match="no tagger at"):
+        Tagger.load(tmp_path / "none.npz")
+    (tmp_path / "bad.npz").write_bytes(b"PK\x03\x04 not a zip")
+    with pytest.raises(ValueError, match="bad.npz is not a tagger"):
+        Tagger.load(tmp_path / "bad.npz")
+    (tmp_path / "text.npz").write_text("hello")
+    with pytest.raises(ValueError, match="text.npz is not a tagger"):
+        Tagger.load(tmp_path / "text.npz")
+    np.savez(tmp_path / "other.npz", weights=np.zeros(3))
+    with pytest.raises(ValueError, match="other.npz is not a tagger"):
+        Tagger.load(tmp_path / "other.npz")
