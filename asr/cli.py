@@ -194,16 +194,27 @@ def transcribe_command(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--max-segment", type=float, default=20.0, help="seconds after which a segment is cut"
     )
-    options = parser.parse(argv)
+    parser.add_argument(
+        "--itn", nargs="?", const="prose", default=None, metavar="PROFILE",
+        help="write it as people write it ($25, not twenty five dollars): prose if no profile is named, nemo, or a folder",
+    )  # fmt: skip
+    parser.add_argument(
+        "--itn-lexicon", default=None, metavar="FILE", help="with --itn: phrases of your own, lines of phrase<TAB>written"
+    )
+    options = parser.parse(_itn_value(argv))
     keep_freed_memory()
+    if options.itn_lexicon is not None and options.itn is None:
+        raise UserError("--itn-lexicon needs --itn")
     if options.partials and not options.streaming:
         raise UserError("--partials needs --streaming")
     targets = _targets(options)
 
     from asr.decoding.results import WRITERS, Transcript
     from asr.streaming import EndpointConfig, Recognizer
+    from asr.streaming.written import load_normalizer
 
     endpoint = EndpointConfig(options.trailing_silence, options.max_segment)
+    itn = None if options.itn is None else load_normalizer(options.itn, options.itn_lexicon)
     recognizer = Recognizer.load(
         options.model, options.threads, options.device, blank_penalty=options.blank_penalty
     )
@@ -214,7 +225,7 @@ def transcribe_command(argv: Sequence[str]) -> int:
         from asr.streaming.live import transcribe_live
 
         stdout_text = options.format == "txt" and options.output is None
-        results = transcribe_live(recognizer, options.files, endpoint, options.partials, stdout_text)
+        results = transcribe_live(recognizer, options.files, endpoint, options.partials, stdout_text, itn)
     else:
         stdout_text = False
         results = recognizer.transcribe_each(
@@ -223,6 +234,7 @@ def transcribe_command(argv: Sequence[str]) -> int:
             batch_seconds=options.batch_seconds,
             parallel=options.parallel,
             endpoint=endpoint,
+            itn=itn,
         )
     kept: list[Transcript] = []
     failed = False
@@ -245,6 +257,18 @@ def transcribe_command(argv: Sequence[str]) -> int:
         else:
             print(text, end="")
     return 2 if failed else 0
+
+
+def _itn_value(argv: Sequence[str]) -> list[str]:
+    """``--itn`` takes the word after it only if that is a profile: in ``--itn talk.wav`` it is a recording."""
+    words = list(argv)
+    if "--itn" in words[: words.index("--") if "--" in words else len(words)]:
+        at = words.index("--itn")
+        from itn.normalizer import is_profile
+
+        if at + 1 == len(words) or not is_profile(words[at + 1]):
+            words[at] = "--itn=prose"
+    return words
 
 
 def _targets(options: argparse.Namespace) -> list[Path]:

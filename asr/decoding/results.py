@@ -5,16 +5,22 @@ with the 40 ms encoder frame that emitted its first symbol and ends with the fra
 0 <= start < end <= start of the next word. Emission trails the sound (the frame has seen its chunk and the look-ahead),
 which is why both times are late rather than early. A word's confidence is the geometric mean of the probabilities of
 its symbols, each given the symbols before it: between 0 and 1, not calibrated.
+
+Where text was asked for as people write it (package `itn`), txt, json, srt and vtt show the written text; words stay as spoken,
+and spans say which of them were written another way.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import zip_longest
 from pathlib import PurePath
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from itn.stream import Span
 
 
 @dataclass(frozen=True)
@@ -29,12 +35,31 @@ class Word:
 
 @dataclass(frozen=True)
 class Segment:
-    """Words between two endpoints; start of the first and end of the last, in seconds of the stream."""
+    """Words between two endpoints; start of the first and end of the last, in seconds of the stream.
+
+    With ITN, ``written`` is the written text, and ``spans`` are the conversions with the range of their words and times.
+    """
 
     text: str
     start: float
     end: float
     words: tuple[Word, ...] = ()
+    written: str | None = None
+    spans: tuple[Span, ...] = ()
+
+    @property
+    def shown(self) -> str:
+        """The written text, or the words where there is none."""
+        return self.text if self.written is None else self.written
+
+    def pieces(self) -> list[tuple[str, float, float]]:
+        """(text, start, end) of what is shown, in order: words outside spans, and spans, which nothing may cut."""
+        pieces, at = [], 0
+        for span in self.spans:
+            pieces += [(word.word, word.start, word.end) for word in self.words[at : span.start]]
+            pieces.append((span.written, self.words[span.start].start, self.words[span.end - 1].end))
+            at = span.end
+        return pieces + [(word.word, word.start, word.end) for word in self.words[at:]]
 
     @staticmethod
     def of(words: Sequence[Word]) -> Segment:
@@ -45,32 +70,56 @@ class Segment:
 
 @dataclass(frozen=True)
 class Transcript:
-    """One recording: its name, the whole text, all words, and the segments they were spoken in."""
+    """One recording: its name, the whole text, all words, and the segments they were spoken in.
+
+    ``written`` and ``spans`` as in `Segment`; spans count the words of the recording.
+    """
 
     audio: str
     text: str
     words: tuple[Word, ...] = ()
     segments: tuple[Segment, ...] = ()
     duration: float = 0.0  # seconds of audio heard; not part of the JSON
+    written: str | None = None
+    spans: tuple[Span, ...] = ()
+
+    @property
+    def shown(self) -> str:
+        """The written text, or the words where there is none."""
+        return self.text if self.written is None else self.written
 
     @staticmethod
     def of(audio: str, segments: Sequence[Segment], duration: float = 0.0) -> Transcript:
         """The transcript that consists of ``segments``."""
         words = tuple(word for segment in segments for word in segment.words)
         text = " ".join(segment.text for segment in segments)
-        return Transcript(audio, text, words, tuple(segments), duration)
+        written, spans, first = None, [], 0
+        if any(segment.written is not None for segment in segments):
+            written = " ".join(segment.shown for segment in segments)
+        for segment in segments:
+            spans += [replace(span, start=first + span.start, end=first + span.end) for span in segment.spans]
+            first += len(segment.words)
+        return Transcript(audio, text, words, tuple(segments), duration, written, tuple(spans))
 
     def to_dict(self) -> dict[str, Any]:
-        """``{audio, text, words: [{word, start, end, confidence}], segments: [{text, start, end}]}``."""
-        return {
-            "audio": self.audio,
-            "text": self.text,
-            "words": [
-                {"word": w.word, "start": w.start, "end": w.end, "confidence": round(w.confidence, 4)}
-                for w in self.words
-            ],
-            "segments": [{"text": s.text, "start": s.start, "end": s.end} for s in self.segments],
-        }
+        """``{audio, text, words: [{word, start, end, confidence}], segments: [{text, start, end}]}``.
+
+        With ITN every ``text`` is the written one, ``spoken`` beside it the words, and there are ``spans: [{start, end,
+        category, spoken, written, start_time, end_time}]``; their start and end count ``words``.
+        """
+        found: dict[str, Any] = {"audio": self.audio, **_texts(self)}
+        found["words"] = [
+            {"word": w.word, "start": w.start, "end": w.end, "confidence": round(w.confidence, 4)}
+            for w in self.words
+        ]
+        if self.written is not None:
+            found["spans"] = [asdict(span) for span in self.spans]
+        found["segments"] = [{**_texts(s), "start": s.start, "end": s.end} for s in self.segments]
+        return found
+
+
+def _texts(part: Segment | Transcript) -> dict[str, str]:
+    return {"text": part.text} if part.written is None else {"text": part.shown, "spoken": part.text}
 
 
 class Writer:
@@ -105,8 +154,8 @@ class TxtWriter(Writer):
 
     def body(self, transcripts: Sequence[Transcript], several: bool) -> str:
         if not several:
-            return transcripts[0].text + "\n"
-        return "".join(f"{t.audio}: {t.text}".rstrip() + "\n" for t in transcripts)
+            return transcripts[0].shown + "\n"
+        return "".join(f"{t.audio}: {t.shown}".rstrip() + "\n" for t in transcripts)
 
 
 class JsonWriter(Writer):
@@ -129,27 +178,29 @@ class SubtitleWriter(Writer):
 
     def cues(self, transcript: Transcript) -> list[tuple[float, float, str]]:
         """(start, end, text) of every cue, in order and without overlap."""
-        groups: list[list[Word]] = []
+        groups: list[list[tuple[str, float, float]]] = []
         for segment in transcript.segments:
             length = 0
-            for i, word in enumerate(segment.words):
+            for i, piece in enumerate(segment.pieces()):
+                text, _, end = piece
                 fits = (
-                    length + 1 + len(word.word) <= self.max_characters
+                    length + 1 + len(text) <= self.max_characters
                     and groups
-                    and word.end - groups[-1][0].start <= self.max_seconds
+                    and end - groups[-1][0][1] <= self.max_seconds
                 )
                 if i and fits:
-                    groups[-1].append(word)
-                    length += 1 + len(word.word)
+                    groups[-1].append(piece)
+                    length += 1 + len(text)
                 else:
-                    groups.append([word])
-                    length = len(word.word)
+                    groups.append([piece])
+                    length = len(text)
         cues = []
         for group, following in zip_longest(groups, groups[1:]):  # the last has none to follow
-            end = max(group[-1].end, group[0].start + self.min_seconds)
+            start = group[0][1]
+            end = max(group[-1][2], start + self.min_seconds)
             if following is not None:
-                end = min(end, following[0].start)
-            cues.append((group[0].start, end, " ".join(word.word for word in group)))
+                end = min(end, following[0][1])
+            cues.append((start, end, " ".join(text for text, _, _ in group)))
         return cues
 
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from asr.decoding.results import Segment, Word
+
+if TYPE_CHECKING:
+    from itn.stream import Span
 
 
 @dataclass(frozen=True)
@@ -15,11 +19,19 @@ class Partial:
         text: the words, separated by spaces.
         words: with start and end in seconds of the stream and confidence.
         stable: how many leading words can no longer change; only the word after them may still grow.
+        written: with ITN the written text of the stable words, less those that may still become part of a number; hardly
+            ever revised, and so a few words behind ``text``. Else None.
     """
 
     text: str
     words: tuple[Word, ...]
     stable: int
+    written: str | None = None
+
+    @property
+    def shown(self) -> str:
+        """The written text, or the words where there is none."""
+        return self.text if self.written is None else self.written
 
 
 @dataclass(frozen=True)
@@ -30,12 +42,16 @@ class Final:
         text: the words, separated by spaces.
         words: with start and end in seconds of the stream and confidence.
         start, end: of the first and last word, in seconds of the stream.
+        written: with ITN the text as people write it, else None.
+        spans: with ITN what was converted: range in ``words``, category, spoken, written, times in seconds.
     """
 
     text: str
     words: tuple[Word, ...]
     start: float
     end: float
+    written: str | None = None
+    spans: tuple[Span, ...] = ()
 
     @property
     def stable(self) -> int:
@@ -45,12 +61,17 @@ class Final:
     @property
     def segment(self) -> Segment:
         """The same as a piece of a transcript."""
-        return Segment(self.text, self.start, self.end, self.words)
+        return Segment(self.text, self.start, self.end, self.words, self.written, self.spans)
+
+    @property
+    def shown(self) -> str:
+        """The written text, or the words where there is none."""
+        return self.segment.shown
 
     @staticmethod
     def of(segment: Segment) -> Final:
         """The event that hands out ``segment``."""
-        return Final(segment.text, segment.words, segment.start, segment.end)
+        return Final(segment.text, segment.words, segment.start, segment.end, segment.written, segment.spans)
 
 
 Event = Partial | Final

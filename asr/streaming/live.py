@@ -5,7 +5,8 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
-from typing import TextIO
+from dataclasses import replace
+from typing import Any, TextIO
 
 from asr.decoding.results import Segment, Transcript
 from asr.errors import UserError
@@ -27,16 +28,16 @@ class Display:
     def show(self, event: Event) -> None:
         """Show one event."""
         if isinstance(event, Partial):
-            text = event.text
+            text = event.shown
             if self.terminal:
                 room = shutil.get_terminal_size().columns - 1
                 self._write("\r\033[K" + (text if len(text) <= room else "…" + text[-(room - 1) :]))
             else:
                 self._write(f"partial: {text}\n")
         elif self.terminal:
-            self._write(f"\r\033[K{event.text}\n")
+            self._write(f"\r\033[K{event.shown}\n")
         else:
-            self._write(f"final {event.start:.2f}-{event.end:.2f}: {event.text}\n")
+            self._write(f"final {event.start:.2f}-{event.end:.2f}: {event.shown}\n")
 
     def clear(self) -> None:
         """Remove an unfinished line."""
@@ -54,6 +55,7 @@ def transcribe_live(
     endpoint: EndpointConfig,
     partials: bool,
     text_to_stdout: bool,
+    itn: Any = None,
 ) -> Iterator[Transcript | UserError]:
     """As `Recognizer.transcribe_each` with ``streaming``, showing events on the way.
 
@@ -64,6 +66,7 @@ def transcribe_live(
         partials: show events even if nobody sits at a terminal (on standard error).
         text_to_stdout: print the text of every segment as soon as it is final. The transcripts given back are then
             empty: an endless stream on standard input needs no memory.
+        itn: as for `Recognizer.session`.
     """
     at_terminal = sys.stdout.isatty()
     display = (
@@ -73,7 +76,7 @@ def transcribe_live(
     )
     several = len(inputs) > 1
     for source in as_sources(list(inputs)):
-        session = recognizer.session(endpoint=endpoint, partials=display is not None)
+        session = recognizer.session(endpoint=endpoint, partials=display is not None, itn=itn)
         segments: list[Segment] = []
         separator = f"{source.name}: " if several else ""
         if several and text_to_stdout and at_terminal:
@@ -96,7 +99,7 @@ def transcribe_live(
                 if not text_to_stdout:
                     segments.append(event.segment)
                 elif not at_terminal:
-                    print(separator + event.text, end="", flush=True)
+                    print(separator + event.shown, end="", flush=True)
                     separator = " "
                     started = True
         if display is not None:
@@ -105,4 +108,5 @@ def transcribe_live(
             print("" if started else separator.rstrip(), flush=True)
         if isinstance(failure, KeyboardInterrupt):
             raise failure
-        yield failure or Transcript.of(source.name, segments, session.seconds)
+        transcript = Transcript.of(source.name, segments, session.seconds)
+        yield failure or (replace(transcript, written=transcript.written or "") if itn else transcript)

@@ -23,6 +23,7 @@ from asr.streaming.endpointing import EndpointConfig, Segmenter
 from asr.streaming.events import Event, Final
 from asr.streaming.session import Session
 from asr.streaming.sources import Source, as_sources
+from asr.streaming.written import as_normalizer, written_transcript
 
 READ_AHEAD = 8  # batches of recordings read before they are sorted by length
 
@@ -124,15 +125,22 @@ class Recognizer:
         """Audio a step sees beyond its chunk."""
         return (self.window_frames - self.chunk_frames) * FRAME_MS / 1000
 
-    def session(self, *, endpoint: EndpointConfig | None = None, partials: bool = True) -> Session:
+    def session(
+        self, *, endpoint: EndpointConfig | None = None, partials: bool = True, itn: Any = None
+    ) -> Session:
         """A new stream.
 
         Args:
             endpoint: when to end a segment (`EndpointConfig`); `NO_ENDPOINT` gives one segment at the end, which then
                 has to be kept until then.
             partials: whether to give `Partial` events.
+            itn: give written text, too ("twenty five dollars" -> $25): True, a profile of the package `itn`, or an
+                `itn.Normalizer` with options of your own. Words stay as spoken.
+
+        Raises:
+            UserError: no such profile, or a part of `itn` is missing.
         """
-        return Session(self, endpoint or EndpointConfig(), partials)
+        return Session(self, endpoint or EndpointConfig(), partials, as_normalizer(itn))
 
     @torch.inference_mode()
     def step_sessions(self, sessions: Sequence[Session]) -> list[list[Event]]:
@@ -178,6 +186,7 @@ class Recognizer:
         batch_seconds: float = 120.0,
         parallel: int = 8,
         endpoint: EndpointConfig | None = None,
+        itn: Any = None,
     ) -> list[Transcript]:
         """Recognise recordings; the words do not depend on ``streaming``.
 
@@ -189,6 +198,7 @@ class Recognizer:
                 longer than this is streamed.
             parallel: streams stepped as one batch.
             endpoint: where to cut segments.
+            itn: as for `session`.
 
         Returns:
             One transcript a recording, in order.
@@ -198,7 +208,12 @@ class Recognizer:
         """
         results = []
         for result in self.transcribe_each(
-            inputs, streaming=streaming, batch_seconds=batch_seconds, parallel=parallel, endpoint=endpoint
+            inputs,
+            streaming=streaming,
+            batch_seconds=batch_seconds,
+            parallel=parallel,
+            endpoint=endpoint,
+            itn=itn,
         ):
             if isinstance(result, UserError):
                 raise result
@@ -213,11 +228,13 @@ class Recognizer:
         batch_seconds: float = 120.0,
         parallel: int = 8,
         endpoint: EndpointConfig | None = None,
+        itn: Any = None,
     ) -> Iterator[Transcript | UserError]:
         """As `transcribe`, one by one and in order; a recording that cannot be read gives its error in its place."""
         if not batch_seconds > 0 or parallel < 1:
             raise UserError("batch_seconds must be positive and parallel at least 1")
         config = endpoint or EndpointConfig()
+        normalizer = as_normalizer(itn)
         sources = as_sources(inputs)
         # a reset of the predictor at endpoints happens between chunks, which only the streaming path has
         if streaming or config.reset_predictor:
@@ -227,6 +244,8 @@ class Recognizer:
         waiting: dict[int, Transcript | UserError] = {}
         following = 0
         for index, result in results:
+            if normalizer and isinstance(result, Transcript):
+                result = written_transcript(normalizer, result)
             waiting[index] = result
             while following in waiting:
                 yield waiting.pop(following)

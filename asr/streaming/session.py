@@ -19,9 +19,11 @@ from asr.errors import UserError
 from asr.features import NUM_MEL_BINS, SAMPLE_RATE, SUBSAMPLING, StreamingFbank
 from asr.streaming.endpointing import EndpointConfig, Segmenter
 from asr.streaming.events import Event, Final, Partial
+from asr.streaming.written import SegmentWriter
 
 if TYPE_CHECKING:
     from asr.streaming.recognizer import Recognizer, StateBatch
+    from itn.normalizer import Normalizer
 
 BLOCK_SECONDS = 5  # larger blocks are worked off in pieces, so that a call with an hour of audio stays small
 
@@ -34,11 +36,18 @@ class Session:
     stepped together by the same thread.
     """
 
-    def __init__(self, recognizer: Recognizer, endpoint: EndpointConfig, partials: bool = True):
+    def __init__(
+        self,
+        recognizer: Recognizer,
+        endpoint: EndpointConfig,
+        partials: bool = True,
+        normalizer: Normalizer | None = None,
+    ):
         self.recognizer = recognizer
         self.endpoint = endpoint
         self.states: StateBatch | None = None  # holds this stream's model state; None: the initial state
         self._partials = partials
+        self._writer = SegmentWriter(normalizer) if normalizer else None
         self._segmenter = Segmenter(recognizer.tokenizer, endpoint)
         self._fbank = StreamingFbank(recognizer.fbank)
         self._features = torch.zeros(0, NUM_MEL_BINS)  # (T, 80), from the first frame of the next chunk
@@ -135,11 +144,15 @@ class Session:
         if self._ended and self._features.size(0) == 0:
             segments += self._segmenter.flush()
             self._finished = True
+        if self._writer:
+            segments = [self._writer.segment(segment) for segment in segments]
         events: list[Event] = [Final.of(segment) for segment in segments]
         if emitted and self._partials and self._segmenter.current:
             words = self._segmenter.current.words()
             text = " ".join(word.word for word in words)
-            events.append(Partial(text, words, len(self._segmenter.current.done)))
+            stable = self._segmenter.current.done
+            written = self._writer.partial(stable) if self._writer else None
+            events.append(Partial(text, words, len(stable), written))
         return events, bool(segments)
 
     def _drain(self) -> list[Event]:
