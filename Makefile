@@ -45,5 +45,5 @@ $(VENV)/.base: $(VENV)/.created pyproject.toml constraints.txt
 
 $(VENV)/.dev: $(VENV)/.base
 	@echo "installing the dependencies of training, export and tests into $(VENV)"
-	$(INSTALL) -e '.[train,dev,export]'
+	$(INSTALL) -e '.[train,dev,export,grammar]'
 	touch $@

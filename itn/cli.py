@@ -20,7 +20,7 @@ from itn.style import hint
 # command -> module with a function `main(argv) -> int`, what it does, and the extra it needs
 COMMANDS = {
     "build": ("itn.grammars.build", "compile the grammars of a profile", "grammar"),
-    "export": ("itn.export", "write the files a phone runs", "grammar"),
+    "export": ("itn.export", "write the files a phone runs", "export"),
     "train": ("itn.train", "train the tagger", "train"),
 }
 

@@ -263,8 +263,10 @@ def examples(folder: Path, seed: int, say: Verbaliser, sizes: dict[str, int]) ->
         for sentence in real_sentences(folder, source, False, say, rng):
             kind = with_numbers if any(label != "O" for label in sentence.labels) else without
             kind.setdefault(source, []).append(sentence)
-    pool = {"carriers": hand_written("carriers"), "pairs": hand_written("pairs"), "negatives": hand_written("negatives")}
-    slots = list(values.SLOTS)
+    known = sorted({w.lower() for some in without.values() for s in some for w in s.words if 3 <= len(w) <= 10 and w.isascii() and w.isalpha()})
+    values.WORDS[:] = [*values.THINGS, *known]
+    pool = {"carriers": hand_written("carriers") + hand_written("long"), "pairs": hand_written("pairs"), "negatives": hand_written("negatives")}
+    slots = {category: [slot for slot in values.SLOTS if slot.startswith(f"{category}.")] for category in CATEGORIES}
 
     def pick(pools: dict[str, list[Spoken]], shares: dict[str, float]) -> Spoken:
         return rng.choice(pools[rng.choices(list(shares), list(shares.values()))[0]])
@@ -279,7 +281,8 @@ def examples(folder: Path, seed: int, say: Verbaliser, sizes: dict[str, int]) ->
         if kind == "resampled":
             return resampled(pick(with_numbers, NUMBER_SHARES), say, rng)
         if kind == "alone":  # an expression and nothing else, or two that touch
-            parts = [values.sample(rng.choice(slots), rng, say) for _ in range(1 if rng.random() < 0.93 else 2)]
+            chosen = [rng.choice(slots[rng.choice(CATEGORIES)]) for _ in range(1 if rng.random() < 0.93 else 2)]
+            parts = [values.sample(slot, rng, say) for slot in chosen]
             return joined(p for p in parts if p) if all(parts) else None
         return carrier(rng.choice(pool[kind]), say, rng)
 

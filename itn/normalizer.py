@@ -54,7 +54,7 @@ class Normalizer:
         number_threshold, ordinal_threshold, thousands, clock, units, currencies: see `itn.style.Options`; None: as the
             profile has them.
         on, off: categories to switch on or off, beside those the profile switches off.
-        tagger: a file of `itn.tagger`, or an object with its interface; None: the one that ships with the package.
+        tagger: a file of `itn.tagger`, one of `itn.onnx` (.onnx, needs onnxruntime), or an object with its interface; None: the one that ships with the package.
         categories: FSTs of the user's own: category -> file or `Category`. A known name replaces its grammar, a new
             one needs trigger phrases.
 
@@ -118,7 +118,7 @@ class Normalizer:
         """Convert a text; its white space stays, too. The words are those of ``text.split()``."""
         words = list(_WORD.finditer(text))
         stream = self.stream()
-        spans = stream.extend([word[0] for word in words]).spans + stream.finish().spans
+        spans = stream.extend([word[0] for word in words], finish=True).spans
         parts, at = [], 0
         for span in spans:
             parts += [text[at : words[span.start].start()], span.written]
@@ -142,10 +142,15 @@ class Normalizer:
         """
         if category not in self._files:
             raise ItnError(f"no category {category!r}{hint(category, self._files)}; there are: {', '.join(self._files)}")
-        return self._convert(category, words.split()) if words.split() else None
+        spoken = words.split()
+        written = self._convert(category, spoken) if spoken else None
+        return None if written == " ".join(spoken) else written
 
     def _convert(self, category: str, words: Sequence[str]) -> str | None:
-        """`convert`; what has digits is written already. Punctuation after the last word stays."""
+        """The written form; the words themselves where the style keeps them; None where the grammar refuses.
+
+        What has digits is written already. Punctuation after the last word stays.
+        """
         if any(character.isdigit() for word in words for character in word):
             return None
         spoken = [part for word in words for part in word.lower().replace("’", "'").replace("-", " ").split()]
@@ -159,7 +164,7 @@ class Normalizer:
             return None
         styled = restyle(category, spoken, written, self.options, self._number)
         if styled is None:
-            return None
+            return " ".join(words)
         return cased(words, styled, category) + (end[1:] if styled.endswith(".") and end[:1] == "." else end)
 
     def _number(self, spoken: str) -> str:
@@ -262,6 +267,10 @@ def check_files(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Path]:
 def _load_tagger(tagger: Tagger | str | os.PathLike[str] | None) -> Tagger:
     if tagger is not None and not isinstance(tagger, (str, os.PathLike)):
         return tagger
+    if tagger is not None and os.fspath(tagger).endswith(".onnx"):
+        from itn.onnx import OnnxTagger
+
+        return OnnxTagger.load(tagger)
     from itn.tagger import Tagger as Trained
 
     try:

@@ -65,9 +65,12 @@ UNITS = {
     "db": "decibels|decibel",
     "kt": "knots|knot",
 }
+SCALES = ("thousand", "million", "billion", "trillion")
 _SYMBOL = {form: symbol for symbol, names in UNITS.items() for form in (symbol, *names.split("|"))}
 _UNIT = re.compile(
-    r"(?<![$€£¥\d.])(\d[\d.]*(?: (?:thousand|million|billion|trillion))?)[ -]?("
+    r"(?<![$€£¥\d.])(\d[\d.]*(?: (?:"
+    + "|".join(SCALES)
+    + r"))?)[ -]?("
     + "|".join(re.escape(form) for form in sorted(_SYMBOL, key=len, reverse=True))
     + r")(?![\w/²³@-])"
 )
@@ -138,12 +141,16 @@ class Words:
         return self.outside_errors / max(self.outside, 1)
 
     def add(self, spoken: str, reference: str, hypothesis: str) -> None:
-        """Count one sentence. A reference word is inside when the speaker did not say it as written; an inserted word is inside when
+        """Count one sentence. A reference word is inside when the speaker did not say it as written (and in "$6 million" both are); an inserted word is inside when
         it stands beside such a word."""
         spoken_words, reference_words = spoken.split(), reference.split()
         pairs = [pair for pair in align(spoken_words, reference_words) if min(pair) >= 0]
         kept = {j for i, j in pairs if spoken_words[i] == reference_words[j]}
         inside = [j not in kept for j in range(len(reference_words))]
+        for j in range(1, len(inside)):  # the word of "$6 million"
+            inside[j] |= (
+                inside[j - 1] and reference_words[j] in SCALES and reference_words[j - 1][-1].isdigit()
+            )
         hypothesis_words, last = hypothesis.split(), -1
         self.inside += sum(inside)
         self.outside += len(inside) - sum(inside)

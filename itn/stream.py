@@ -5,6 +5,8 @@ One class does it for live words and for whole texts (`Normalizer.normalize`), s
 - The tagger gives a word's distribution over labels with 0, 1 … `lookahead` words of right context. Words are decided
   strictly in order, each as soon as a probability reaches the confidence asked for that much context, at the latest
   with all of it.
+- What is decided is whether a word is outside, begins a span or continues one; the category is that of the span's last word,
+  for which the tagger has seen the whole span.
 - Words outside spans are final when decided, unless an open span stands before them. A span closes when the next word
   is decided not to belong to it, at the end, or when it would be held longer than 12 words.
 - Phrases of the user's lexicon, and spans of the user's own categories, override labels (`itn.lexicon`).
@@ -28,6 +30,7 @@ from itn.lexicon import MAX_WORDS, Match, Matcher
 CONFIDENCE = (0.98, 0.9)  # probability that decides a label after 0 and 1 words of right context; after 2 the best does
 SHOWN = 0.9  # probability of being an ordinary word from which on a word is shown in the tail
 CUTTABLE = ("telephone",)  # strings of digits: longer than 12 words, each part is still right
+POSSIBLE = 0.1  # share of its probability from which on a category is tried, where the grammar of a better one refuses
 BLOCK = 256  # words tagged at once, which bounds the memory of a long text
 
 
@@ -40,11 +43,11 @@ class Tagger(Protocol):
     def initial_state(self) -> Any:
         """Of a new stream."""
 
-    def step(self, words: list[str], state: Any) -> np.ndarray:
-        """(n, K, L) log-probabilities of n words: [i, k] is the label of the word k words before word i."""
+    def step(self, words: list[str], state: Any, end: bool = False) -> np.ndarray:
+        """(n, K, L) log-probabilities of n words: [i, k] is the label of the word k words before word i.
 
-    def finish(self, state: Any) -> np.ndarray:
-        """(lookahead, K, L): as `step` for positions after the last word."""
+        With `end`, the last words of the stream, (n + lookahead, K, L): positions after the last word follow.
+        """
 
 
 @dataclass(frozen=True)
@@ -94,43 +97,48 @@ class Decider:
 
     def __init__(self, labels: Sequence[str], confidence: Sequence[float], lookahead: int, off: Iterable[str] = ()):
         index = {label: i for i, label in enumerate(labels)}
-        names = {label.partition("-")[2] for label in labels} - {""}
         off = set(off)
         self._outside = [i for label, i in index.items() if label == "O" or label.partition("-")[2] in off]
-        self._categories = [(c, index.get(f"B-{c}"), index.get(f"I-{c}")) for c in sorted(names - off)]
+        names = sorted({label.partition("-")[2] for label in labels} - {""} - off)
+        self._categories = [(c, [index[x] for x in (f"B-{c}", f"I-{c}") if x in index]) for c in names]
+        self._inside = [index[f"I-{c}"] for c in names if f"I-{c}" in index]
         self._limits = [*confidence[:lookahead], 2.0, 2.0][:lookahead] + [0.0]
-        self._previous = ""
+        self._previous = "O"
 
     def reset(self) -> None:
         """A new text begins."""
-        self._previous = ""
+        self._previous = "O"
 
     def outside(self, p: Sequence[float]) -> float:
         """How probably a word with this distribution (L,) is an ordinary one."""
         return sum(p[i] for i in self._outside)
 
-    def decide(self, p: Sequence[float], delay: int) -> tuple[str, bool] | None:
-        """(category or "", whether a span begins) of the next word from its distribution (L,); None: not yet.
+    def decide(self, p: Sequence[float], delay: int) -> str | None:
+        """"O", "B" or "I" for the next word from its distribution (L,), whatever the category; None: not yet.
 
-        A span cannot go on that is not there: the probability of ``I-x`` after another category is that of ``B-x``.
+        The category is left open: after "three point one" nobody knows whether "percent" or "million dollars" comes, only that it is a
+        span. A span cannot go on that is not there: after "O" the probability of "I" is that of "B".
         """
         limit = self._limits[min(delay, len(self._limits) - 1)]
-        most, best = self.outside(p), ("", False)
+        outside = self.outside(p)
+        most, best = outside, "O"
         if most < limit or most <= 0.5:
-            for category, begin, inside in self._categories:
-                b = p[begin] if begin is not None else 0.0
-                i = p[inside] if inside is not None else 0.0
-                if category == self._previous:
-                    if i > most:
-                        most, best = i, (category, False)
-                else:
-                    b += i
-                if b > most:
-                    most, best = b, (category, True)
+            goes_on = sum(p[i] for i in self._inside) if self._previous != "O" else 0.0
+            begins = 1.0 - outside - goes_on
+            if goes_on > most:
+                most, best = goes_on, "I"
+            if begins > most:
+                most, best = begins, "B"
             if most < limit:
                 return None
-        self._previous = best[0]
+        self._previous = best
         return best
+
+    def categories(self, p: Sequence[float]) -> list[str]:
+        """Those that a span whose last word has this distribution (L,) may have, the most probable first."""
+        found = sorted(((sum(p[i] for i in rows), c) for c, rows in self._categories), reverse=True)
+        enough = min(POSSIBLE * sum(q for q, _ in found), found[0][0]) if found else 0.0
+        return [c for q, c in found if q >= enough]
 
 
 class Stream:
@@ -155,17 +163,17 @@ class Stream:
         self._tagger, self._decider, self._matcher, self._convert = tagger, decider, matcher, convert
         self._show_open = show_open
         self._state: Any = None  # of the tagger; None: no word since the start or the last `finish`
-        self._row: list[list[float]] = []  # (K, L), of the last word
+        self._latest: dict[int, list[float]] = {}  # the latest distribution (L,) of the words that are not final
         # words are counted from the start of the stream: first <= next <= count, next and decided in any order
         self._count = 0  # pushed
         self._decided = 0  # labelled
         self._next = 0  # the first word that is neither final nor in the open span
         self._first = 0  # the first word that is not final
         self._words: deque[tuple[str, float | None, float | None]] = deque()  # from first on
-        self._labels: deque[tuple[str, bool]] = deque()  # from next on
+        self._labels: deque[str] = deque()  # from next on
         self._marks: deque[Match | None] = deque()  # from next on: a match, or a single word
-        self._open = ""  # the category of the words from first to next
-        self._overlong = ""  # the category of a span cut at 12 words, while it goes on
+        self._open = False  # whether the words from first to next are a span
+        self._overlong = False  # a span was cut at 12 words and goes on
         self._pieces: list[str] = []  # final text
         self._new: list[str] = []
         self._spans: list[Span] = []
@@ -197,8 +205,8 @@ class Stream:
             raise ItnError(f"push takes one word, without spaces, not {word!r}")
         return self._push([(word, start, end)])
 
-    def extend(self, words: Sequence[str]) -> Update:
-        """Push many words; the same as one by one.
+    def extend(self, words: Sequence[str], finish: bool = False) -> Update:
+        """Push many words; the same as one by one. With `finish` everything is final, as after `finish`.
 
         Raises:
             ItnError: as `push`.
@@ -206,40 +214,45 @@ class Stream:
         for word in words:
             if not word or word.split() != [word]:
                 raise ItnError(f"a word has no spaces and is not empty: {word!r}")
-        return self._push([(word, None, None) for word in words])
+        return self._push([(word, None, None) for word in words], finish)
 
     def finish(self) -> Update:
         """Everything is final: the end, or an endpoint after which the stream goes on with fresh context."""
-        if self._state is not None:
-            rows = np.exp(self._tagger.finish(self._state)).tolist()
-            for i, row in enumerate(rows):
-                self._decide(self._count + i, row)
-            self._marks.extend(self._matcher.finish())
-            self._assemble()
-            self._close()
-            self._decider.reset()
-            self._state, self._overlong = None, ""
-        return self._update()
+        return self._push([], finish=True)
 
-    def _push(self, words: Sequence[tuple[str, float | None, float | None]]) -> Update:
-        if self._state is None and words:
+    def _push(self, words: Sequence[tuple[str, float | None, float | None]], finish: bool = False) -> Update:
+        if self._state is None:
+            if not words:
+                return self._update()
             self._state = self._tagger.initial_state()
-        for at in range(0, len(words), BLOCK):
+        for at in range(0, len(words) or 1, BLOCK):
             block = words[at : at + BLOCK]
-            rows = np.exp(self._tagger.step([word for word, _, _ in block], self._state)).tolist()
+            last = finish and at + BLOCK >= len(words)
+            rows = np.exp(self._tagger.step([word for word, _, _ in block], self._state, end=last)).tolist()
             for entry, row in zip(block, rows):
                 self._words.append(entry)
                 self._count += 1
-                self._row = row
                 self._decide(self._count - 1, row)
                 self._marks.extend(self._matcher.push(entry[0]))
                 self._assemble()
                 if self._open and self._count - 1 - self._first >= MAX_WORDS:
                     self._close()
+            for i, row in enumerate(rows[len(block) :]):
+                self._decide(self._count + i, row)
+        if finish:
+            self._marks.extend(self._matcher.finish())
+            self._assemble()
+            self._close()
+            self._decider.reset()
+            self._state, self._overlong = None, False
+            self._latest.clear()
         return self._update()
 
     def _decide(self, position: int, row: list[list[float]]) -> None:
         """Label words with what the tagger says at ``position``."""
+        for delay, p in enumerate(row):
+            if self._first <= position - delay < self._count:
+                self._latest[position - delay] = p
         while self._decided <= min(position, self._count - 1):
             delay = position - self._decided
             label = self._decider.decide(row[delay], delay)
@@ -255,7 +268,7 @@ class Stream:
             match = self._marks[0]
             if match is not None:
                 self._close()
-                self._overlong = ""
+                self._overlong = False
                 self._marks.popleft()
                 for _ in range(min(match.length, len(self._labels))):
                     self._labels.popleft()
@@ -264,35 +277,42 @@ class Stream:
                 continue
             if not self._labels:
                 return
-            category, begins = self._labels.popleft()
+            label = self._labels.popleft()
             self._marks.popleft()
-            goes_on = bool(category) and not begins
-            if goes_on and category == self._open and self._next - self._first == MAX_WORDS:
+            if label == "I" and self._open and self._next - self._first == MAX_WORDS:
                 self._close(cut=True)
-            if goes_on and category == self._overlong:
-                category = ""
+                label = "I" if self._overlong else "B"  # a string of digits goes on as another
+            if label == "I" and self._overlong:
+                label = "O"
             else:
-                self._overlong = ""
-            if not (goes_on and category == self._open):
+                self._overlong = False
+            if label == "O" or label == "B" or not self._open:
                 self._close()
-                self._open = category
+                self._open = label != "O"
             self._next += 1
-            if not category:
+            if label == "O":
                 self._write(1)
 
     def _close(self, cut: bool = False) -> None:
         """The open span, if there is one, becomes final; ``cut``: it is known to go on."""
-        category, self._open = self._open, ""
-        if not category:
+        if not self._open:
             return
+        self._open = False
         length = self._next - self._first
-        words = [word for word, _, _ in self._head(length)]
-        if cut and category not in CUTTABLE:
-            self._overlong = category
-            written = None
-        else:
-            written = self._convert(category, words)
+        category, written = self._converted(length, CUTTABLE if cut else None)
+        self._overlong = cut and not category
         self._write(length, category, written)
+
+    def _converted(self, length: int, allowed: Sequence[str] | None = None) -> tuple[str, str | None]:
+        """(category, written form) of a span of so many words from the first on, by the most probable category that accepts it."""
+        words = [word for word, _, _ in self._head(length)]
+        for category in self._decider.categories(self._latest[self._first + length - 1]):
+            if allowed is not None and category not in allowed:
+                break
+            written = self._convert(category, words)
+            if written is not None:
+                return category, written
+        return "", None
 
     def _head(self, length: int) -> list[tuple[str, float | None, float | None]]:
         return [self._words[i] for i in range(length)]
@@ -309,6 +329,8 @@ class Stream:
             self._new.append(written)
         else:
             self._new.append(spoken)
+        for index in range(self._first, self._first + length):
+            self._latest.pop(index, None)
         self._first += length
 
     def _update(self) -> Update:
@@ -325,8 +347,11 @@ class Stream:
     def _probable(self) -> list[str]:
         """What to show of the words that are not final."""
         if self._open:
-            words = [word for word, _, _ in self._head(self._next - self._first)]
-            return [self._convert(self._open, words) or " ".join(words)] if self._show_open else []
+            if not self._show_open:
+                return []
+            length = self._next - self._first
+            written = self._converted(length)[1]
+            return [" ".join(word for word, _, _ in self._head(length)) if written is None else written]
         shown: list[str] = []
         at = self._first
         for match in self._marks:
@@ -334,7 +359,7 @@ class Stream:
                 shown.append(match.written)
                 at += match.length
                 continue
-            if self._decider.outside(self._row[self._count - 1 - at]) < SHOWN:
+            if self._decider.outside(self._latest[at]) < SHOWN:
                 break
             shown.append(self._words[at - self._first][0])
             at += 1

@@ -31,6 +31,8 @@ UNKNOWN, END = 0, 1  # rows of the embedding: a character outside the vocabulary
 BLOCK = 64  # words of one pass through the network
 WORDS_KEPT = 4096  # words whose embedding is kept
 ATTENTION_STEPS = 1023.0
+STEPS = np.float32(127)  # of an activation
+TINY = np.float32(1e-6)  # rows smaller than this are zeros
 
 
 def shape_of(word: str) -> int:
@@ -88,6 +90,7 @@ class _Product:
     weight: np.ndarray  # (in, out)
     scale: np.ndarray  # (out,)
     bias: np.ndarray  # (out,)
+    row_scale: np.ndarray  # (out,): scale / 127, for rows that come with their largest number
 
 
 @dataclass
@@ -102,7 +105,7 @@ class _Layer:
 class Tagger:
     """A trained tagger; `labels[0]` is "O", then "B-cardinal", "I-cardinal", ...
 
-    One object serves any number of streams: `state = tagger.initial_state()`, then `step` and `finish`.
+    One object serves any number of streams: `state = tagger.initial_state()`, then `step`.
     """
 
     lookahead = LOOKAHEAD
@@ -121,7 +124,8 @@ class Tagger:
 
         def product(name: str) -> _Product:
             weight = arrays[f"{name}.weight"].astype(np.float32)
-            return _Product(weight, arrays[f"{name}.scale"], arrays[f"{name}.bias"])
+            scale = arrays[f"{name}.scale"]
+            return _Product(weight, scale, arrays[f"{name}.bias"], scale / STEPS)
 
         self._layers = [
             _Layer(product(f"{i}.qkv"), product(f"{i}.out"), product(f"{i}.up"), product(f"{i}.down"), float(arrays["score"][i]))
@@ -160,18 +164,19 @@ class Tagger:
             np.zeros((layers, self.heads, depth, size), np.float32), np.zeros((layers, self.heads, size, depth), np.float32)
         )
 
-    def step(self, words: list[str], state: State) -> np.ndarray:
+    def step(self, words: list[str], state: State, end: bool = False) -> np.ndarray:
         """(n, 3, L): log-probabilities of the label of the word k words before word i, at [i, k]. Moves `state` on.
 
-        Rows that point before the first word of the stream mean nothing.
+        With `end` two positions of the end of the stream follow, (n + 2, 3, L), which give the last words their later rows. Rows that point
+        before the first word of the stream mean nothing.
         """
-        out = [self._run(np.stack([self._embed(w) for w in words[i : i + BLOCK]]), state) for i in range(0, len(words), BLOCK)]
-        return np.concatenate(out) if out else np.zeros((0, LOOKAHEAD + 1, len(self.labels)), np.float32)
-
-    def finish(self, state: State) -> np.ndarray:
-        """(2, 3, L): two positions of the end, which give the last words their later rows."""
-        end = self._embedding[END].astype(np.float32) * self._embedding_scale[END]
-        return self._run(np.stack([end] * LOOKAHEAD), state)
+        rows = [self._embed(word) for word in words]
+        if end:
+            rows += [self._embedding[END] * self._embedding_scale[END]] * LOOKAHEAD
+        if not rows:
+            return np.zeros((0, LOOKAHEAD + 1, len(self.labels)), np.float32)
+        out = [self._run(np.array(rows[i : i + BLOCK]), state) for i in range(0, len(rows), BLOCK)]
+        return np.concatenate(out) if len(out) > 1 else out[0]
 
     def _embed(self, word: str) -> np.ndarray:
         found = self._known.get(word)
@@ -227,20 +232,18 @@ class Tagger:
 
 
 def _quantised(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of x as integers up to 127 in float32, and what one unit of each row is worth (n, 1)."""
-    unit = np.maximum.reduce(np.abs(x), axis=-1, keepdims=True)
-    np.maximum(unit, 1e-6, out=unit)
-    unit /= 127.0
-    rows = x / unit
+    """Rows of x as integers up to 127 in float32, and the largest number of each row (n, 1)."""
+    largest = np.maximum.reduce(np.abs(x), axis=-1, keepdims=True, initial=TINY)
+    rows = x * (STEPS / largest)
     np.rint(rows, out=rows)
-    return rows, unit
+    return rows, largest
 
 
 def _times(x: np.ndarray, product: _Product) -> np.ndarray:
-    rows, unit = _quantised(x)
+    rows, largest = _quantised(x)
     y = rows @ product.weight
-    y *= unit
-    y *= product.scale
+    y *= largest
+    y *= product.row_scale
     y += product.bias
     return y
 
@@ -248,7 +251,7 @@ def _times(x: np.ndarray, product: _Product) -> np.ndarray:
 def _normed(x: np.ndarray, product: _Product) -> np.ndarray:
     """The product of RMS-normalised rows: the norm is taken of the integers, so the rows' unit drops out."""
     rows, _ = _quantised(x)
-    norm = np.add.reduce(rows * rows, axis=-1, keepdims=True)
+    norm = np.add.reduce(rows * rows, axis=-1, keepdims=True, initial=TINY)
     np.divide(np.float32(x.shape[-1]), norm, out=norm)
     np.sqrt(norm, out=norm)
     y = rows @ product.weight

@@ -34,6 +34,7 @@ THINGS = (
     "rocket tiger eagle fox bear wolf apple orange lemon maple oak stone gold silver smart fast easy best first prime open free city world global union "
     "acme contoso fabrikam globex initech umbrella hooli vandelay wayne stark weather market auto parts hotel flights rental school college library museum"
 ).split()
+WORDS = list(THINGS)  # what hosts, users and files may be called; `itn.data.examples` adds the words of its corpora
 MAIL_HOSTS = "gmail yahoo hotmail outlook aol icloud protonmail fastmail gmx live zoho mail comcast verizon".split()
 TLDS = ("com",) * 10 + ("org", "org", "net", "net", "edu", "gov", "io", "co", "info", "tv", "me", "us", "uk", "de", "ca", "co.uk", "fr", "eu", "ai", "app", "dev")
 SPOKEN_TLDS = {"tv": "t v", "uk": "u k", "co.uk": "co dot u k", "us": "u s", "io": "i o", "ai": "a i", "eu": "e u"}
@@ -76,7 +77,7 @@ def _decimal(rng: Rng) -> str:
 
 
 def _price(rng: Rng) -> str:
-    cents = rng.choice((99, 50, 95, 25, 75, 49, rng.randint(1, 99), rng.randint(10, 99)))
+    cents = rng.choice((99, 50, 95, 25, 75, 49, rng.randint(1, 99), rng.randint(10, 99), rng.randint(1, 12)))
     return f"{rng.choice('$$$$$$€£')}{_log_uniform(rng, 1, 400)}.{cents:02d}"
 
 
@@ -132,6 +133,17 @@ def _any_unit(rng: Rng, say: Verbal) -> Spoken | None:
 def _phrase(rng: Rng, say: Verbal) -> Spoken:
     """A fixed phrase of the whitelist, titles apart."""
     return span("whitelist", rng.choice([row["spoken"] for row in _table("whitelist.tsv") if row["spoken"] not in TITLES]))
+
+
+def _amount(rng: Rng, say: Verbal) -> Value | None:
+    """A sum of money, in any currency one time in four."""
+    if rng.random() < 0.75:
+        return "money", f"{rng.choice('$$$$$€£')}{_log_uniform(rng, 1, 50_000)}"
+    row = rng.choice(_table("currencies.tsv"))
+    number = rng.choice((_log_uniform(rng, 1, 90), _log_uniform(rng, 1, 90_000)))
+    written = f"{number} {rng.choice(('million', 'billion'))}" if rng.random() < 0.2 else str(number)
+    spoken = say("cardinal", written, rng)
+    return span("money", f"{spoken} {row['one'] if written == '1' else row['many'].split('|')[0]}") if spoken else None
 
 
 def _temperature(rng: Rng, say: Verbal) -> Spoken | None:
@@ -318,55 +330,63 @@ def _telephone(kind: str) -> Callable[[Rng, Verbal], Spoken | Value]:
     return sample
 
 
-def _domain(rng: Rng, mail: bool = False) -> tuple[str, str]:
-    """(words, the same written) of a host."""
+def _name(rng: Rng) -> str:
+    """One word of a made-up name."""
+    return rng.choice(THINGS) if rng.random() < 0.4 else rng.choice(WORDS)
+
+
+def _domain(rng: Rng, mail: bool = False) -> str:
+    """A host, spoken."""
     tld = rng.choice(TLDS)
     spoken_tld = SPOKEN_TLDS.get(tld, tld.replace(".", " dot ")) if rng.random() < 0.9 else letters(tld.replace(".", ""))
-    if tld == "co.uk" and " dot " not in spoken_tld:
-        spoken_tld = "co dot uk"
-    if mail and rng.random() < 0.6:
-        return f"{rng.choice(MAIL_HOSTS)} dot {'com' if rng.random() < 0.85 else spoken_tld}", ""
-    how = rng.random()
-    name = rng.choice(THINGS) if how < 0.35 else rng.choice(SURNAMES) if how < 0.5 else f"{rng.choice(THINGS)} {rng.choice(THINGS)}" if how < 0.7 else None
-    if name is None:
-        name = _letters(rng, rng.randint(2, 4)) if how < 0.8 else f"{rng.choice(THINGS)}{rng.choice(THINGS)}" if how < 0.93 else f"{rng.choice(THINGS)} dash {rng.choice(THINGS)}"
-    return f"{name} dot {spoken_tld}", ""
+    if tld == "co.uk":
+        spoken_tld = rng.choice(("co dot uk", "co dot u k"))
+    if mail and rng.random() < 0.5:
+        return f"{rng.choice(MAIL_HOSTS)} dot {'com' if rng.random() < 0.85 else spoken_tld}"
+    a, b = _name(rng), _name(rng)
+    number = rng.choice((*DIGITS, *TEENS, "twenty four", "ninety nine"))
+    name = rng.choices(
+        (a, a + b, f"{a} {b}", rng.choice(SURNAMES), _letters(rng, rng.randint(2, 4)), f"{a} dash {b}", f"{a} dot {b}", f"{a} {number}"),
+        (40, 16, 8, 8, 9, 10, 5, 4),
+    )[0]
+    return f"{name} dot {spoken_tld}"
 
 
 def _user(rng: Rng) -> str:
     first, last = rng.choice(NAMES), rng.choice(SURNAMES)
     number = rng.choice((say_digits(_digits(rng, rng.randint(1, 3)), rng), _spell(rng.randint(10, 99)), "nineteen eighty five", "two thousand one"))
+    word = _name(rng)
     return rng.choice((
-        first, f"{first} dot {last}", f"{first} dot {last}", f"{first} {last}", f"{first} underscore {last}", f"{first[0]} {last}", f"{first[0]} dot {last}",
-        f"{first} {number}", f"{first} dot {last} {number}", letters(first[:4]), f"{first[0]} {last[0]}", rng.choice(THINGS), rng.choice(THINGS), f"{first} dash {last}",
-        f"{rng.choice(THINGS)} dot {rng.choice(THINGS)}", last, f"{letters(first[:3])} {last}", f"{first}{last}", f"{first} plus {rng.choice(THINGS)}",
+        first, first, f"{first} dot {last}", f"{first} dot {last}", f"{first} {last}", f"{first} underscore {last}", f"{first[0]} {last}", f"{first[0]} dot {last}",
+        f"{first} {number}", f"{first} dot {last} {number}", letters(first[:4]), f"{first[0]} {last[0]}", word, word, word, f"{first} dash {last}",
+        f"{word} dot {_name(rng)}", last, f"{letters(first[:3])} {last}", f"{first}{last}", f"{first} plus {word}", f"{word} {number}", letters(last),
     ))  # fmt: skip
 
 
 def _electronic(kind: str) -> Callable[[Rng, Verbal], Spoken]:
     def sample(rng: Rng, say: Verbal) -> Spoken:
         if kind == "email":
-            words = f"{_user(rng)} at {_domain(rng, mail=True)[0]}"
+            words = f"{_user(rng)} at {_domain(rng, mail=True)}"
         elif kind == "url":
             prefix = rng.choice(("", "", "", "", "w w w dot ", "www dot ", "w w w dot ", "h t t p s colon slash slash ", "https colon slash slash "))
-            words = prefix + _domain(rng)[0]
+            words = prefix + _domain(rng)
         elif kind == "url_path":
-            path = rng.choice(PATHS) + (f" slash {rng.choice(PATHS)}" if rng.random() < 0.2 else "")
-            words = f"{rng.choice(('', '', '', 'w w w dot '))}{_domain(rng)[0]} slash {path}"
+            path = rng.choice((rng.choice(PATHS), rng.choice(PATHS), _name(rng))) + (f" slash {rng.choice(PATHS)}" if rng.random() < 0.2 else "")
+            words = f"{rng.choice(('', '', '', 'w w w dot '))}{_domain(rng)} slash {path}"
         elif kind == "handle":
             name = rng.choice((
-                f"{rng.choice(NAMES)} underscore {rng.choice(SURNAMES)}", f"{rng.choice(THINGS)} underscore {rng.choice(THINGS)}", rng.choice(NAMES) + rng.choice(SURNAMES),
+                f"{rng.choice(NAMES)} underscore {rng.choice(SURNAMES)}", f"{_name(rng)} underscore {_name(rng)}", rng.choice(NAMES) + rng.choice(SURNAMES),
                 f"{rng.choice(NAMES)} underscore {say_digits(_digits(rng, 2), rng)}",
             ))  # fmt: skip
             words = f"at {name}"
         elif kind == "hashtag":
-            words = f"{rng.choice(('hashtag', 'hashtag', 'hash tag'))} {rng.choice(THINGS)}"
+            words = f"{rng.choice(('hashtag', 'hashtag', 'hash tag'))} {_name(rng)}"
         elif kind == "version":
             parts = [rng.choice((rng.choice(DIGITS), rng.choice(TEENS), "zero", rng.choice(DIGITS))) for _ in range(3)]
             points = rng.choice((" point ", " point ", " dot "))
             words = points.join(parts[: rng.choice((2, 2, 3))]) if rng.random() < 0.85 else f"v {parts[0]}"
         else:
-            name = rng.choice(THINGS) if rng.random() < 0.6 else f"{rng.choice(THINGS)} underscore {rng.choice(THINGS)}"
+            name = _name(rng) if rng.random() < 0.6 else f"{_name(rng)} underscore {_name(rng)}"
             extension = rng.choice(EXTENSIONS)
             spoken = letters(extension) if rng.random() < 0.7 and extension.isalpha() else extension
             words = f"{name} dot {spoken if extension.isalpha() else letters(extension[:2]) + ' ' + DIGITS[int(extension[2]) - 1]}"
@@ -399,15 +419,15 @@ FRACTIONS = ("two thirds", "three quarters", "one third", "one half", "one fifth
 SLOTS: dict[str, Callable[[Rng, Verbal], Value | None]] = {
     "cardinal.number": lambda r, s: ("cardinal", _number(r)),
     "cardinal.small": lambda r, s: ("cardinal", str(r.randint(2, 9))),
-    "cardinal.big": lambda r, s: ("cardinal", str(_log_uniform(r, 10_000, 999_999))),
+    "cardinal.big": lambda r, s: ("cardinal", str(_log_uniform(r, 10_000, 999_999 if r.random() < 0.75 else 999_999_999_999))),
     "cardinal.large": lambda r, s: ("cardinal", f"{_log_uniform(r, 1, 990)} {r.choices(('million', 'billion', 'trillion'), (6, 3, 1))[0]}"),
     "cardinal.minus": lambda r, s: ("cardinal", f"-{_log_uniform(r, 1, 300)}"),
-    "ordinal.number": lambda r, s: ("ordinal", _suffix(_log_uniform(r, 10, 120))),
+    "ordinal.number": lambda r, s: ("ordinal", _suffix(_log_uniform(r, 10, 120 if r.random() < 0.8 else 9999))),
     "ordinal.small": lambda r, s: ("ordinal", _suffix(r.randint(1, 9))),
     "decimal.number": lambda r, s: ("decimal", _decimal(r)),
     "decimal.large": lambda r, s: ("decimal", f"{_decimal(r)} {r.choice(('million', 'billion'))}"),
     "money.price": lambda r, s: ("money", _price(r)),
-    "money.amount": lambda r, s: ("money", f"{r.choice('$$$$$€£')}{_log_uniform(r, 1, 50_000)}"),
+    "money.amount": _amount,
     "money.large": lambda r, s: ("money", f"{r.choice('$$$$€£¥')}{_large(r)}"),
     "money.cents": lambda r, s: span("money", f"{_spell(r.randint(1, 99))} cents"),
     "money.short": lambda r, s: span("money", f"{_spell(_log_uniform(r, 2, 99))} {r.choice(('ninety nine', 'fifty', 'ninety five', 'seventy five', 'twenty five', _minute_of(r.randint(10, 99))))}"),

@@ -86,6 +86,9 @@ def test_words_inside_and_outside():
     )  # a substitution and an insertion
     assert (words.inside_errors, words.outside_errors) == (2, 0)
     words = Words()
+    words.add("at six million dollars or so", "at $6 million or so", "at six million dollars or so")
+    assert (words.inside_errors, words.inside, words.outside_errors) == (2, 2, 0)
+    words = Words()
     words.add("one of us", "one of us", "1 of us us")
     assert (words.inside_errors, words.inside, words.outside_errors, words.ni_wer) == (0, 0, 2, 2 / 3)
 

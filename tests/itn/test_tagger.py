@@ -39,7 +39,7 @@ def run(tagger, words, sizes):
     for size in sizes:
         rows.append(tagger.step(words[at : at + size], state))
         at += size
-    rows.append(tagger.finish(state))
+    rows.append(tagger.step([], state, end=True))
     return np.concatenate(rows)
 
 
@@ -50,6 +50,8 @@ def test_any_blocks_give_the_same_bits(pair):
     whole = run(tagger, words, [400])
     assert whole.shape == (402, LOOKAHEAD + 1, len(tagger.labels))
     assert np.array_equal(whole, run(tagger, words, [1] * 400))
+    assert np.array_equal(whole, tagger.step(words, tagger.initial_state(), end=True))
+    assert tagger.step([], tagger.initial_state()).shape == (0, 3, len(tagger.labels))
     sizes = []
     while sum(sizes) < 400:
         sizes.append(rng.randint(1, 120))

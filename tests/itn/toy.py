@@ -97,15 +97,14 @@ class ToyTagger:
     def initial_state(self) -> list[str]:
         return []
 
-    def step(self, words: list[str], state: list[str]) -> np.ndarray:
+    def step(self, words: list[str], state: list[str], end: bool = False) -> np.ndarray:
         rows = []
         for word in words:
             state.append(word)
             rows.append(self._row(state, len(state) - 1))
+        if end:
+            rows += [self._row(state, len(state) + i) for i in range(2)]
         return np.log(np.array(rows, np.float32).reshape(len(rows), 3, len(self.labels)))
-
-    def finish(self, state: list[str]) -> np.ndarray:
-        return np.log(np.array([self._row(state, len(state) + i) for i in range(2)], np.float32))
 
     def _row(self, words: list[str], position: int) -> np.ndarray:
         rows = [self.probabilities(words, position - k, k) for k in range(3)]
