@@ -96,7 +96,8 @@ Words outside spans are shown as soon as they are decided, unless an undecided o
 
 {", ".join(f"{name} {version}" for name, version in manifest["versions"].items())}; grammars {manifest["version"]}. Checked when written: {tagger["file"]} in onnxruntime against
 numpy, {manifest["verified"]["positions"]} positions word by word, {100 * manifest["verified"]["share"]:.1f} % within {manifest["verified"]["within"]:g}, largest difference
-{manifest["verified"]["largest_difference"]:.1e}. ONNX opset {tagger["opset"]}, IR version {tagger["ir_version"]}; int8 weights become {4 * (tagger["parameters"] or 0) / 1e6:.0f} MB at most when a session is made.
+{manifest["verified"]["largest_difference"]:.1e}. ONNX opset {tagger["opset"]}, IR version {tagger["ir_version"]}; A session holds the
+int8 weights of the products as floats, four times the size.
 """
 
 

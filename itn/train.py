@@ -23,7 +23,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .tagger import END, FORMAT, LOOKAHEAD, MAX_PIECES, SHAPES, Pieces, shape_of
+from .evaluate import Counts, evaluate, packed, span_set
+from .tagger import END, FORMAT, LOOKAHEAD, MAX_PIECES, SHAPES, Pieces, Tagger, shape_of
 
 
 @dataclass(frozen=True)
@@ -190,18 +191,6 @@ def score(net: TaggerNet, examples: Examples, words: int = 8192) -> dict[str, fl
         **{f"label_{k}": right[k] / max(1, count) for k in range(LOOKAHEAD + 1)},
         "precision": precision, "recall": recall, "f1": 2 * precision * recall / max(1e-9, precision + recall), "sentences": exact / max(1, len(examples)),
     }  # fmt: skip
-
-
-def span_set(labels: list[str]) -> set[tuple[int, int, str]]:
-    """(start, end, category); an I- that continues nothing starts a span."""
-    found, start, category = set(), 0, ""
-    for i, label in enumerate([*labels, "O"]):
-        if category and label != f"I-{category}":
-            found.add((start, i, category))
-            category = ""
-        if label != "O" and not category:
-            start, category = i, label[2:]
-    return found
 
 
 def prepare(arguments: argparse.Namespace) -> None:
@@ -398,10 +387,24 @@ def convert(arguments: argparse.Namespace) -> None:
     print(f"{path}: {path.stat().st_size / 1e6:.2f} MB")
 
 
+def report(arguments: argparse.Namespace) -> None:
+    """How good the int8 tagger is on the held-out sentences of every source."""
+    out = Path(arguments.out)
+    tagger = Tagger.load(arguments.tagger or out / "tagger.npz")
+    total = Counts()
+    for path in sorted(out.glob("dev_*.npz")):
+        counts = evaluate(tagger, packed(path, tagger.labels, arguments.sentences))
+        for category, numbers in counts.by_category.items():
+            total.by_category[category] = [a + b for a, b in zip(total.by_category.get(category, [0, 0, 0]), numbers)]
+        print(f"{path.stem[4:]}: {counts}", flush=True)
+    for category, (hits, found, true) in sorted(total.by_category.items()):
+        print(f"  {category:<12} F1 {200 * hits / max(1, found + true):5.1f} %, {true} spans")
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="itn train", description=__doc__.splitlines()[0], allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True)
-    for name, run in (("prepare", prepare), ("fit", fit), ("convert", convert)):
+    for name, run in (("prepare", prepare), ("fit", fit), ("convert", convert), ("score", report)):
         command = commands.add_parser(name, help=(run.__doc__ or "").strip(), allow_abbrev=False)
         command.add_argument("--out", required=True, help="the folder of the run")
         command.add_argument("--seed", type=int, default=1)
@@ -418,6 +421,9 @@ def main(argv: list[str] | None = None) -> int:
             command.add_argument("--width", type=int, default=TaggerConfig.width)
             command.add_argument("--layers", type=int, default=TaggerConfig.layers)
             command.add_argument("--dropout", type=float, default=TaggerConfig.dropout)
+        elif name == "score":
+            command.add_argument("--tagger", help="the file to score (default: tagger.npz of the run)")
+            command.add_argument("--sentences", type=int, default=None, help="so many of each source")
         else:
             command.add_argument("--to", help="the file to write")
             command.add_argument("--confidence", type=float, nargs=2, default=(0.98, 0.9), help="what decides a word 0 and 1 words after it")

@@ -4,6 +4,7 @@
     out/manifest.json                         format, version, profile, style, run-time options, and of every file hash and size
 
 The same sources give the same bytes. The folder appears whole or not at all: it is written beside `out` and then takes its place.
+Beside `out`, `itn build` also writes the drop-in FST of sherpa-onnx, dropin-PROFILE.fst (see dropin.py).
 Command line: `itn build [--profile NAME] [--out DIR] [--categories a,b]`.
 """
 
@@ -89,6 +90,24 @@ def write(fst: Fst, path: str | Path) -> Fst:
     return fst
 
 
+def dropin_file(folder: Path) -> Path:
+    """Where the drop-in FST of the profile in `folder` is: beside it, as it is no part of the span pipeline."""
+    return folder.with_name(f"dropin-{folder.name}.fst")
+
+
+def build_dropin(style: Style, path: Path) -> None:
+    """Write the drop-in FST of a style (see dropin.py). Raises ItnError without pynini."""
+    require_pynini()
+    from .dropin import dropin
+
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        write(dropin(style), temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def _write(category: str, style: Style, folder: Path) -> dict[str, Any]:
     path = folder / f"{category}.fst"
     fst = write(grammar(category, style), path)
@@ -148,4 +167,8 @@ def main(argv: Sequence[str]) -> int:
         files = build(profile, folder, categories)["files"]
         size = sum(entry["bytes"] for entry in files.values())
         print(f"{folder}: {len(files)} grammars, {size / 1024:.0f} KiB")
+        if categories is None:
+            path = dropin_file(folder)
+            build_dropin(load_style(profile), path)
+            print(f"{path}: the drop-in of sherpa-onnx, {path.stat().st_size / 1024:.0f} KiB")
     return 0

@@ -144,12 +144,6 @@ def test_pack_and_read_back(tmp_path):
     assert targets[1, 1:, 0].tolist() == [-100] * 6
 
 
-def test_span_set():
-    train = pytest.importorskip("itn.train")
-    labels = "O B-time I-time B-time O I-date I-date I-time O".split()
-    assert train.span_set(labels) == {(1, 3, "time"), (3, 4, "time"), (5, 7, "date"), (7, 8, "time")}
-
-
 def test_the_split_is_by_sentence_and_stable():
     share = sum(data.held_out(f"sentence number {i}") for i in range(4000)) / 4000
     assert 0.03 < share < 0.07
