@@ -13,8 +13,10 @@ import argparse
 import json
 import math
 import random
+import signal
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -271,9 +273,10 @@ def fit(arguments: argparse.Namespace) -> None:
     dev = {path.stem[4:]: Examples(path, pieces) for path in sorted(out.glob("dev_*.npz"))}
     start = time.monotonic() - spent
     shown, total, positions = time.monotonic(), 0.0, 0
-    epoch = 0
     shards = sorted(out.glob("train_*.npz"))
-    examples, loaded = None, None
+    if not shards:
+        raise SystemExit(f"error: no examples in {out}: run itn train prepare first")
+    examples: Examples | None = None
 
     def rate() -> float:
         """Share of the run that is over: by steps or by the clock."""
@@ -285,15 +288,23 @@ def fit(arguments: argparse.Namespace) -> None:
         torch.save({"net": net.state_dict(), "optimiser": optimiser.state_dict(), "step": step, "seconds": time.monotonic() - start}, temporary)
         temporary.replace(checkpoint)
 
-    while rate() < 1:
-        shard = shards[(epoch + arguments.seed) % len(shards)]
-        if loaded != shard:
-            examples, loaded = Examples(shard, pieces), shard
-        assert examples is not None
-        for rows in examples.batches(arguments.words, random.Random(step + arguments.seed)):
+    def epochs() -> Iterator[np.ndarray]:
+        """Batches of one shard after the other, without end."""
+        nonlocal examples
+        epoch = step  # a resumed run goes on with another shard
+        while True:
+            examples = Examples(shards[epoch % len(shards)], pieces)
+            yield from examples.batches(arguments.words, random.Random(step + arguments.seed))
+            epoch += 1
+
+    for sign in (signal.SIGINT, signal.SIGTERM):  # a background shell ignores the first
+        signal.signal(sign, signal.default_int_handler)
+    try:
+        for rows in epochs():
             share = rate()
             if share >= 1:
                 break
+            assert examples is not None
             warm = min(1.0, (step + 1) / 300)
             for group in optimiser.param_groups:
                 group["lr"] = arguments.lr * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * share)))
@@ -310,16 +321,24 @@ def fit(arguments: argparse.Namespace) -> None:
             positions += batch[1].numel()
             if step % 200 == 0:
                 now = time.monotonic()
-                print(f"step {step} {100 * share:.1f} % loss {total / 200:.4f} {positions / (now - shown):.0f} words/s", flush=True)
+                left = (now - start) * (1 / share - 1) / 60 if share else 0.0
+                print(f"step {step} {100 * share:.1f} % loss {total / 200:.4f} {positions / (now - shown):.0f} words/s, {left:.0f} minutes left", flush=True)
                 shown, total, positions = now, 0.0, 0
             if step % 2000 == 0:
                 save()
-                for name, examples_ in dev.items():
-                    print(f"  {name}: " + " ".join(f"{k} {100 * v:.2f}" for k, v in score(net, examples_).items()), flush=True)
-        epoch += 1
+                show(dev, net)
+    except KeyboardInterrupt:
+        save()
+        print(f"stopped at step {step}; the same command goes on", flush=True)
+        raise SystemExit(130) from None
     save()
-    for name, examples_ in dev.items():
-        print(f"  {name}: " + " ".join(f"{k} {100 * v:.2f}" for k, v in score(net, examples_).items()), flush=True)
+    show(dev, net)
+
+
+def show(dev: dict[str, Examples], net: TaggerNet) -> None:
+    """The scores of every development set, a line each."""
+    for name, examples in dev.items():
+        print(f"  {name}: " + " ".join(f"{k} {100 * v:.2f}" for k, v in score(net, examples).items()), flush=True)
 
 
 def quantised(weight: Tensor) -> tuple[np.ndarray, np.ndarray]:
