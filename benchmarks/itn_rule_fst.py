@@ -24,11 +24,21 @@ from collections.abc import Callable, Sequence
 from difflib import SequenceMatcher
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # before this folder, where itn.py is a benchmark
+sys.path.insert(
+    0, str(Path(__file__).resolve().parents[1])
+)  # before this folder, where itn.py is a benchmark
 
 import numpy as np
 
-CORPORA = ("ami.txt", "librispeech_lm.txt", "masc.txt", "speeches.txt", "voice_commands.txt", "earnings22.jsonl", "sgd.jsonl")
+CORPORA = (
+    "ami.txt",
+    "librispeech_lm.txt",
+    "masc.txt",
+    "speeches.txt",
+    "voice_commands.txt",
+    "earnings22.jsonl",
+    "sgd.jsonl",
+)
 SCALES = ("hundred", "thousand", "million", "billion", "trillion")
 NUMBERS = (
     "zero oh o one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen "
@@ -37,7 +47,7 @@ NUMBERS = (
 # what a conversion may take: numbers, what stands in them, and the units of the drop-in
 CONVERTED = frozenset((
     *NUMBERS, *SCALES, *"and a point half quarter quarters minus negative past to o'clock in a m p am pm a.m. p.m. per cent percent".split(),
-    *"dollar dollars cent cents euro euros yen rupee rupees yuan crore lakh".split(),
+    *"dollar dollars cent cents euro euros us american yen rupee rupees yuan crore lakh".split(),
 ))  # fmt: skip
 _NUMBER = re.compile(rf"\b({'|'.join([*NUMBERS[3:], *SCALES])})\b", re.IGNORECASE)
 
@@ -58,7 +68,11 @@ def sentences(folder: Path, count: int, seed: int) -> list[str]:
     rng = random.Random(seed)
     chosen: list[str] = []
     for turn, name in enumerate(CORPORA):
-        lines = [line for line in corpus(folder / f"{name}.gz") if not re.search(r"\d", line) and 3 <= len(line.split()) <= 60]
+        lines = [
+            line
+            for line in corpus(folder / f"{name}.gz")
+            if not re.search(r"\d", line) and 3 <= len(line.split()) <= 60
+        ]
         rng.shuffle(lines)
         lines.sort(key=lambda line: _NUMBER.search(line) is None)
         share = (count - len(chosen)) // (len(CORPORA) - turn)
@@ -106,7 +120,9 @@ class Parrot:
 
         model, tokens = folder / "model.onnx", folder / "tokens.txt"
         _write_model(texts, model, tokens)
-        self._recognizer = sherpa_onnx.OfflineRecognizer.from_zipformer_ctc(str(model), str(tokens), rule_fsts=rule_fsts)
+        self._recognizer = sherpa_onnx.OfflineRecognizer.from_zipformer_ctc(
+            str(model), str(tokens), rule_fsts=rule_fsts
+        )
 
     def say(self, number: int) -> str:
         """The text of a result of sherpa-onnx; numbers count from 0."""
@@ -122,7 +138,9 @@ def _write_model(texts: Sequence[str], model: Path, tokens: Path) -> None:
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
-    words = {word: i for i, word in enumerate(sorted({word for text in texts for word in text.split(" ")}), 1)}
+    words = {
+        word: i for i, word in enumerate(sorted({word for text in texts for word in text.split(" ")}), 1)
+    }
     tokens.write_text("<blk> 0\n" + "".join(f"\u2581{word} {i}\n" for word, i in words.items()), "utf-8")
     longest = max(len(text.split(" ")) for text in texts)
     table = np.zeros((len(texts) + 1, 2 * longest), np.int64)
@@ -157,16 +175,22 @@ def _write_model(texts: Sequence[str], model: Path, tokens: Path) -> None:
     )
     made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
     made.ir_version = 8
-    helper.set_model_props(made, {"model_type": "zipformer2_ctc", "subsampling_factor": "4", "vocab_size": str(len(words) + 1)})
+    helper.set_model_props(
+        made, {"model_type": "zipformer2_ctc", "subsampling_factor": "4", "vocab_size": str(len(words) + 1)}
+    )
     onnx.save(made, str(model))
 
 
-def through_sherpa(texts: Sequence[str], rule: Path, normalize: Callable[[str], str]) -> list[tuple[str, str, str]]:
+def through_sherpa(
+    texts: Sequence[str], rule: Path, normalize: Callable[[str], str]
+) -> list[tuple[str, str, str]]:
     """(text without the rule, with the rule, what it should be) where the last two differ."""
     with tempfile.TemporaryDirectory() as folder:
         plain, ruled = Parrot(texts, Path(folder)), Parrot(texts, Path(folder), str(rule))
         said = [(plain.say(i), ruled.say(i)) for i in range(len(texts))]
-    return [(without, got, normalize(without)) for without, got in said if not got or got != normalize(without)]
+    return [
+        (without, got, normalize(without)) for without, got in said if not got or got != normalize(without)
+    ]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -202,7 +226,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = sum(len(text.split()) for text in texts)
     differ = through_sherpa(texts, rule, normalize)
     print(f"{rule}: {rule.stat().st_size / 1e6:.2f} MB")
-    print(f"{len(texts)} sentences, {words} words: {emptied} emptied, {len(lost)} with a word lost, {changed} changed, {len(found)} conversions")
+    print(
+        f"{len(texts)} sentences, {words} words: {emptied} emptied, {len(lost)} with a word lost, {changed} changed, {len(found)} conversions"
+    )
     print(f"{1e3 * seconds / len(texts):.2f} ms a sentence in kaldifst")
     print(f"sherpa-onnx: {len(texts) - len(differ)} of {len(texts)} as kaldifst writes them")
     for line in [*lost[:20], *map(str, differ[:20])]:

@@ -266,7 +266,8 @@ def examples(folder: Path, seed: int, say: Verbaliser, sizes: dict[str, int]) ->
     known = sorted({w.lower() for some in without.values() for s in some for w in s.words if 3 <= len(w) <= 10 and w.isascii() and w.isalpha()})
     values.WORDS[:] = [*values.THINGS, *known]
     pool = {"carriers": hand_written("carriers") + hand_written("long"), "pairs": hand_written("pairs"), "negatives": hand_written("negatives")}
-    slots = {category: [slot for slot in values.SLOTS if slot.startswith(f"{category}.")] for category in CATEGORIES}
+    alone = [slot for slot in values.SLOTS if slot not in values.NEEDS_CONTEXT]
+    slots = {category: [slot for slot in alone if slot.startswith(f"{category}.")] for category in CATEGORIES}
 
     def pick(pools: dict[str, list[Spoken]], shares: dict[str, float]) -> Spoken:
         return rng.choice(pools[rng.choices(list(shares), list(shares.values()))[0]])

@@ -19,6 +19,7 @@ import platform
 import shutil
 import tempfile
 from collections.abc import Sequence
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from itn.export_readme import readme
 from itn.lexicon import MAX_WORDS
 from itn.normalizer import MANIFEST, Normalizer, check_files, find_profile, read_manifest
 from itn.onnx import IR_VERSION, OPSET, OnnxTagger, encode, write
-from itn.style import hint
+from itn.style import Options, hint
 from itn.tagger import END, MAX_PIECES, MODEL, SHAPES, UNKNOWN, Tagger
 
 TARGETS = ("sherpa-onnx",)
@@ -39,8 +40,7 @@ TAGGER, PIECES, LABELS, CASES, RULE, README = (
 )  # fmt: skip
 PACKAGES = ("emformer-asr", "numpy", "onnx", "onnxruntime", "kaldifst", "pynini")
 CLOSE = 1e-4  # log-probabilities of onnxruntime and numpy that count as equal
-# A last bit of exp that numpy and onnxruntime round differently can move an attention weight by one of its 1023 steps; rare
-DIFFERENT = 0.03  # share of words that may be less close
+# An exp that numpy and onnxruntime round differently in its last bit can move an attention weight by one of its 1023 steps
 SENTENCES = (
     "it costs twenty five dollars and thirty cents",
     "we met at nine forty a m on march third nineteen ninety nine",
@@ -78,12 +78,15 @@ def export(profile: str | Path, out: str | Path, tagger: str | Path | None = Non
     source = find_profile(profile)
     manifest = read_manifest(source)
     grammars = check_files(source, manifest)
+    options = Options().changed(manifest.get("options", {}), f"{source / MANIFEST}: ")
     if manifest.get("target"):
         raise ItnError(f"{source} is an export already: export a profile, such as prose")
     made = next((path for path in reversed(out.absolute().parents) if not path.exists()), None)
     try:
         out.absolute().parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{out.name}.", suffix=".tmp", dir=out.absolute().parent) as temporary:
+        with tempfile.TemporaryDirectory(
+            prefix=f".{out.name}.", suffix=".tmp", dir=out.absolute().parent
+        ) as temporary:
             new = Path(temporary) / out.name
             new.mkdir()
             for category, path in grammars.items():
@@ -93,6 +96,7 @@ def export(profile: str | Path, out: str | Path, tagger: str | Path | None = Non
             numpy_tagger = write(MODEL if tagger is None else tagger, new / TAGGER)
             manifest |= {
                 "target": TARGETS[0],
+                "options": asdict(options) | {"off": sorted(options.off)},
                 "tagger": _tagger(new, numpy_tagger),
                 "rule": _entry(new / RULE),
                 "versions": _versions(),
@@ -125,7 +129,9 @@ def rule(source: Path, manifest: dict[str, Any], path: Path) -> None:
     try:
         style = Style(**manifest["style"])
     except (KeyError, TypeError):
-        raise ItnError(f"no {built}, and {source / MANIFEST} has no style to build it from: run itn build") from None
+        raise ItnError(
+            f"no {built}, and {source / MANIFEST} has no style to build it from: run itn build"
+        ) from None
     build_dropin(style, path)
 
 
@@ -180,8 +186,10 @@ def _prove(folder: Path, tagger: Tagger) -> dict[str, Any]:
         }
         lines.append(json.dumps(case, ensure_ascii=False) + "\n")
     difference = np.concatenate(differences)
-    if np.mean(difference > CLOSE) > DIFFERENT:
-        raise ItnError(f"onnxruntime runs {TAGGER} unlike numpy (a difference of {difference.max():.3g}): tell its makers")
+    if difference.max() > CLOSE:
+        raise ItnError(
+            f"onnxruntime runs {TAGGER} unlike numpy (a difference of {difference.max():.3g}): tell its makers"
+        )
     (folder / CASES).write_text("".join(lines), "utf-8")
     return {
         "how": "onnxruntime word by word against numpy, log-probabilities",
@@ -237,15 +245,26 @@ def main(argv: Sequence[str]) -> int:
     parser = Parser("itn export", "write the files a phone runs")
     parser.add_argument("--to", required=True, metavar="TARGET", help=" or ".join(TARGETS))
     parser.add_argument("--out", required=True, metavar="FOLDER", help="a new folder")
-    parser.add_argument("--profile", default="prose", metavar="NAME|FOLDER", help="prose, nemo, or a folder (default: prose)")
-    parser.add_argument("--tagger", default=None, metavar="FILE", help="another tagger than the one that ships with the package")
+    parser.add_argument(
+        "--profile", default="prose", metavar="NAME|FOLDER", help="prose, nemo, or a folder (default: prose)"
+    )
+    parser.add_argument(
+        "--tagger",
+        default=None,
+        metavar="FILE",
+        help="another tagger than the one that ships with the package",
+    )
     given = parser.parse(argv)
     if given.to not in TARGETS:
-        raise ItnError(f"unknown target {given.to!r}{hint(given.to, TARGETS) or ': there is ' + ', '.join(TARGETS)}")
+        raise ItnError(
+            f"unknown target {given.to!r}{hint(given.to, TARGETS) or ': there is ' + ', '.join(TARGETS)}"
+        )
     manifest = export(given.profile, given.out, given.tagger)
     out = Path(given.out)
     grammars = sum(entry["bytes"] for entry in manifest["files"].values())
-    print(f"{grammars / 1e6:9.3f} MB  {out}/*.fst: {len(manifest['files'])} grammars of the profile {manifest['profile']}")
+    print(
+        f"{grammars / 1e6:9.3f} MB  {out}/*.fst: {len(manifest['files'])} grammars of the profile {manifest['profile']}"
+    )
     for name in ("tagger", "rule"):
         print(f"{manifest[name]['bytes'] / 1e6:9.3f} MB  {out / manifest[name]['file']}")
     print(f"how an app uses them: {out / README}")

@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from .stream import CLEAR, PATIENCE
+
 
 def readme(manifest: dict[str, Any], folder: Path) -> str:
     """Text of README.md beside the files of `itn.export`."""
     tagger, options = manifest["tagger"], manifest["options"]
     grammars = sum(entry["bytes"] for entry in manifest["files"].values())
-    off = sorted(options.get("off", ()))
+    off = options["off"]
     first, second = tagger["confidence"]
     cache = tagger["inputs"]["keys"]["shape"]
     layers, kept, width = cache
@@ -79,9 +81,12 @@ sentence or stream run two more positions with pieces [{tagger["end_piece"]}, -1
 
 **3. The decision.** Words are decided strictly in order: is it outside, does it begin a span, or continue one? With p = exp(answer k):
 outside = p(O){" + p of all labels of " + ", ".join(off) if off else ""}; continue = the sum of p(I-...) of the other categories, or 0 if the
-word before is outside; begin = 1 - outside - continue. The largest wins as soon as it reaches {first:g} (k = 0) or {second:g} (k = 1), and anyway at k = 2.
+word before is outside; begin = 1 - outside - continue. The largest wins as soon as it reaches {first:g} (k = 0) or {second:g} (k = 1). From k = 2 on
+multiply each by how well the words after it go with it (from the last word back: the sum over what the next word may be, where a word outside is never followed by
+continue; with the latest answer of every word); the largest wins as soon as it has {CLEAR:g} of their sum, and anyway at k = {PATIENCE} or at the end.
 A span ends before the next word that does not continue it, or after {tagger["max_span_words"]} words. Its category is decided now: in the latest answer for its **last** word
 add p(B-x) and p(I-x) of every category x, and try x from the most probable down to a tenth of them all.
+`itn/stream.py` of the package is the reference, and `cases.jsonl` has its answers.
 
 **4. The grammar.** The words of the span in lower case, hyphens turned to spaces, ’ to ', with single spaces, through `CATEGORY.fst` (kaldifst:
 `TextNormalizer(file)(text)`). **An empty answer means no: try the next category, and if there is none keep the words as they are.** Never show the empty text.
@@ -96,7 +101,7 @@ Words outside spans are shown as soon as they are decided, unless an undecided o
 
 {", ".join(f"{name} {version}" for name, version in manifest["versions"].items())}; grammars {manifest["version"]}. Checked when written: {tagger["file"]} in onnxruntime against
 numpy, {manifest["verified"]["positions"]} positions word by word, {100 * manifest["verified"]["share"]:.1f} % within {manifest["verified"]["within"]:g}, largest difference
-{manifest["verified"]["largest_difference"]:.1e}. ONNX opset {tagger["opset"]}, IR version {tagger["ir_version"]}; A session holds the
+{manifest["verified"]["largest_difference"]:.1e}. ONNX opset {tagger["opset"]}, IR version {tagger["ir_version"]}. A session holds the
 int8 weights of the products as floats, four times the size.
 """
 

@@ -34,7 +34,7 @@ MANIFEST = "manifest.json"
 FORMAT = 1  # of a profile folder
 
 _WORD = re.compile(r"\S+")
-_PUNCTUATION = re.compile(r"[.,?!;:…]+$")
+_ENDING = re.compile(r"(?:['’]s)?[.,?!;:…]+$|['’]s$")  # punctuation and the possessive: twenty twenty one's -> 2021's
 
 
 @dataclass(frozen=True)
@@ -149,16 +149,16 @@ class Normalizer:
     def _convert(self, category: str, words: Sequence[str]) -> str | None:
         """The written form; the words themselves where the style keeps them; None where the grammar refuses.
 
-        What has digits is written already. Punctuation after the last word stays.
+        What has digits is written already. Punctuation and a possessive behind the last word stay.
         """
         if any(character.isdigit() for word in words for character in word):
             return None
         spoken = [part for word in words for part in word.lower().replace("’", "'").replace("-", " ").split()]
         written, end = self._written(category, " ".join(spoken)), ""
-        punctuation = _PUNCTUATION.search(words[-1])
-        if not written and punctuation and spoken:
-            end = punctuation[0]
-            spoken[-1] = _PUNCTUATION.sub("", spoken[-1])
+        ending = _ENDING.search(words[-1])
+        if not written and ending and spoken:
+            end = ending[0]
+            spoken[-1] = _ENDING.sub("", spoken[-1])
             written = self._written(category, " ".join(spoken))
         if not written:
             return None

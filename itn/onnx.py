@@ -92,14 +92,20 @@ class OnnxTagger:
         try:
             import onnxruntime
         except ImportError as error:
-            raise ItnError(f"a tagger of type .onnx needs onnxruntime ({error}): pip install onnxruntime") from None
+            raise ItnError(
+                f"a tagger of type .onnx needs onnxruntime ({error}): pip install onnxruntime"
+            ) from None
         if not Path(path).is_file():
             raise ItnError(f"no tagger at {path}")
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1  # products this small only lose by sharing
+        options.intra_op_num_threads = options.inter_op_num_threads = (
+            1  # products this small only lose by sharing
+        )
         options.log_severity_level = 3
         try:
-            session = onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
+            session = onnxruntime.InferenceSession(
+                os.fspath(path), options, providers=["CPUExecutionProvider"]
+            )
             meta = json.loads(session.get_modelmeta().custom_metadata_map[METADATA])
             found = meta["format"]
         except (RuntimeError, ValueError, KeyError, TypeError) as error:
@@ -124,7 +130,9 @@ class OnnxTagger:
 
     def initial_state(self) -> State:
         """Of a new stream."""
-        return State(np.zeros(self._cache, np.float32), np.zeros(self._cache, np.float32), np.zeros(1, np.int64))
+        return State(
+            np.zeros(self._cache, np.float32), np.zeros(self._cache, np.float32), np.zeros(1, np.int64)
+        )
 
     def step(self, words: list[str], state: State, end: bool = False) -> np.ndarray:
         """(n, 3, L), or (n + 2, 3, L): see `itn.tagger.Tagger.step`."""
@@ -149,9 +157,11 @@ def write(source: str | os.PathLike[str], path: str | os.PathLike[str]) -> Tagge
     try:
         import onnx
     except ImportError as error:
-        raise ItnError(f"writing ONNX files needs onnx ({error}): pip install 'emformer-asr[export]'") from None
+        raise ItnError(
+            f"writing ONNX files needs onnx ({error}): pip install 'emformer-asr[export]'"
+        ) from None
     try:
-        tagger = Tagger.load(source)
+        tagger = Tagger.load(Path(source))
         with np.load(source, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files if name != "meta"}
     except ValueError as error:
@@ -178,16 +188,35 @@ class _Graph:
         self._step()
         real, integer = TensorProto.FLOAT, TensorProto.INT64
         answer = ("n", LOOKAHEAD + 1, len(tagger.labels))
-        inputs = [(integer, ("n", MAX_PIECES)), (integer, ("n",)), (real, cache), (real, cache), (integer, (1,))]
-        outputs = [(real, answer), (real, cache), (real, cache), (integer, (1,))]
+        inputs: list[tuple[Any, tuple[Any, ...]]] = [
+            (integer, ("n", MAX_PIECES)),
+            (integer, ("n",)),
+            (real, cache),
+            (real, cache),
+            (integer, (1,)),
+        ]
+        outputs: list[tuple[Any, tuple[Any, ...]]] = [
+            (real, answer),
+            (real, cache),
+            (real, cache),
+            (integer, (1,)),
+        ]
         graph = helper.make_graph(
             self.nodes,
             "tagger",
-            [helper.make_tensor_value_info(name, *kind) for name, kind in zip(INPUTS, inputs)],
-            [helper.make_tensor_value_info(name, *kind) for name, kind in zip(OUTPUTS, outputs)],
-            [numpy_helper.from_array(np.asarray(value, order="C"), name) for name, value in self.constants.items()],
+            [helper.make_tensor_value_info(name, kind, shape) for name, (kind, shape) in zip(INPUTS, inputs)],
+            [
+                helper.make_tensor_value_info(name, kind, shape)
+                for name, (kind, shape) in zip(OUTPUTS, outputs)
+            ],
+            [
+                numpy_helper.from_array(np.asarray(value, order="C"), name)
+                for name, value in self.constants.items()
+            ],
         )
-        model = helper.make_model(graph, producer_name="emformer-asr itn", opset_imports=[helper.make_opsetid("", OPSET)])
+        model = helper.make_model(
+            graph, producer_name="emformer-asr itn", opset_imports=[helper.make_opsetid("", OPSET)]
+        )
         model.ir_version = IR_VERSION
         helper.set_model_props(model, {METADATA: json.dumps(tagger.meta, ensure_ascii=False)})
         return model
@@ -221,7 +250,9 @@ class _Graph:
     def product(self, rows: str, factor: str, scale: np.ndarray, name: str) -> str:
         """rows @ weight * factor * scale + bias, in this order."""
         y = self.op("Mul", self.op("MatMul", rows, self.weight(f"{name}.weight")), factor)
-        return self.op("Add", self.op("Mul", y, self.constant(scale)), self.constant(self.arrays[f"{name}.bias"]))
+        return self.op(
+            "Add", self.op("Mul", y, self.constant(scale)), self.constant(self.arrays[f"{name}.bias"])
+        )
 
     def times(self, x: str, name: str) -> str:
         """`itn.tagger._times`."""
@@ -256,7 +287,9 @@ class _Graph:
         zero, one = self.constant(0, np.int64), self.constant(1, np.int64)
         count = self.op("Squeeze", n)
         total = self.op("Squeeze", self.op("Add", n, past))
-        query = self.op("Unsqueeze", self.op("Add", self.op("Range", zero, count, one), past), self.integers(1))
+        query = self.op(
+            "Unsqueeze", self.op("Add", self.op("Range", zero, count, one), past), self.integers(1)
+        )
         key = self.op("Unsqueeze", self.op("Range", zero, total, one), self.integers(0))
         distance = self.op("Sub", query, key)
         before = self.op("Less", distance, self.integers(0))
@@ -275,32 +308,52 @@ class _Graph:
         rows, split = self.integers(0), self.integers(0, heads, depth)
         n = self.op("Shape", "shapes")
         x, bias = self.embedded(), self.bias(n)
-        new_keys, new_values = [], []
+        new_keys: list[str] = []
+        new_values: list[str] = []
         for i, score in enumerate(self.arrays["score"]):
             qkv = self.op("Round", self.normed(x, f"{i}.qkv"))
             qkv = self.op("Clip", qkv, self.constant(-127.0), self.constant(127.0))
             query, key, value = (
-                self.op("Slice", qkv, self.integers(j * tagger.width), self.integers((j + 1) * tagger.width), self.integers(1))
+                self.op(
+                    "Slice",
+                    qkv,
+                    self.integers(j * tagger.width),
+                    self.integers((j + 1) * tagger.width),
+                    self.integers(1),
+                )
                 for j in range(3)
             )
             layer = self.constant(i, np.int64)
             keys = self.op("Concat", self.op("Gather", "keys", layer, axis=0), key, axis=0)
             values = self.op("Concat", self.op("Gather", "values", layer, axis=0), value, axis=0)
             for kept, found in ((new_keys, keys), (new_values, values)):
-                kept.append(self.op("Unsqueeze", self.op("Slice", found, first, last, rows), self.integers(0)))
+                kept.append(
+                    self.op("Unsqueeze", self.op("Slice", found, first, last, rows), self.integers(0))
+                )
             query = self.op("Transpose", self.op("Reshape", query, split), perm=[1, 0, 2])
             keys = self.op("Transpose", self.op("Reshape", keys, split), perm=[1, 2, 0])
             values = self.op("Transpose", self.op("Reshape", values, split), perm=[1, 0, 2])
-            scores = self.op("Add", self.op("Mul", self.op("MatMul", query, keys), self.constant(score)), bias)
+            scores = self.op(
+                "Add", self.op("Mul", self.op("MatMul", query, keys), self.constant(score)), bias
+            )
             scores = self.op("Sub", scores, self.op("ReduceMax", scores, axes=[-1], keepdims=1))
-            scores = self.op("Round", self.op("Mul", self.op("Exp", scores), self.constant(ATTENTION_STEPS)))
+            # in double precision no two libraries round exp to another step
+            weights = self.op("Exp", self.op("Cast", scores, to=11))
+            weights = self.op("Round", self.op("Mul", weights, self.constant(ATTENTION_STEPS, np.float64)))
+            scores = self.op("Cast", weights, to=1)
             total = self.op("ReduceSum", scores, self.integers(-1), keepdims=1)
-            mixed = self.op("Transpose", self.op("Div", self.op("MatMul", scores, values), total), perm=[1, 0, 2])
-            x = self.op("Add", x, self.times(self.op("Reshape", mixed, self.integers(0, tagger.width)), f"{i}.out"))
+            mixed = self.op(
+                "Transpose", self.op("Div", self.op("MatMul", scores, values), total), perm=[1, 0, 2]
+            )
+            x = self.op(
+                "Add", x, self.times(self.op("Reshape", mixed, self.integers(0, tagger.width)), f"{i}.out")
+            )
             hidden = self.op("Relu", self.normed(x, f"{i}.up"))
             x = self.op("Add", x, self.times(hidden, f"{i}.down"))
         self.op("Concat", *new_keys, out="new_keys", axis=0)
         self.op("Concat", *new_values, out="new_values", axis=0)
         self.op("Add", "words", n, out="new_words")
         answer = self.integers(0, LOOKAHEAD + 1, len(tagger.labels))
-        self.op("LogSoftmax", self.op("Reshape", self.normed(x, "head"), answer), out="log_probabilities", axis=-1)
+        self.op(
+            "LogSoftmax", self.op("Reshape", self.normed(x, "head"), answer), out="log_probabilities", axis=-1
+        )

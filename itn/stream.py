@@ -31,6 +31,8 @@ CONFIDENCE = (0.98, 0.9)  # probability that decides a label after 0 and 1 words
 SHOWN = 0.9  # probability of being an ordinary word from which on a word is shown in the tail
 CUTTABLE = ("telephone",)  # strings of digits: longer than 12 words, each part is still right
 POSSIBLE = 0.1  # share of its probability from which on a category is tried, where the grammar of a better one refuses
+CLEAR = 0.85  # probability that decides a label with all right context; less waits for more words,
+PATIENCE = 6  # until so many stand behind it
 BLOCK = 256  # words tagged at once, which bounds the memory of a long text
 
 
@@ -102,6 +104,7 @@ class Decider:
         names = sorted({label.partition("-")[2] for label in labels} - {""} - off)
         self._categories = [(c, [index[x] for x in (f"B-{c}", f"I-{c}") if x in index]) for c in names]
         self._inside = [index[f"I-{c}"] for c in names if f"I-{c}" in index]
+        self._lookahead = lookahead
         self._limits = [*confidence[:lookahead], 2.0, 2.0][:lookahead] + [0.0]
         self._previous = "O"
 
@@ -113,26 +116,40 @@ class Decider:
         """How probably a word with this distribution (L,) is an ordinary one."""
         return sum(p[i] for i in self._outside)
 
-    def decide(self, p: Sequence[float], delay: int) -> str | None:
-        """"O", "B" or "I" for the next word from its distribution (L,), whatever the category; None: not yet.
+    def decide(self, words: Sequence[Sequence[float]], delay: int, last: bool = False) -> str | None:
+        """"O", "B" or "I" for the next word, whatever the category; None: not yet.
+
+        `words` are the latest distributions (L,) of that word and of those after it; `last`: no more will come.
 
         The category is left open: after "three point one" nobody knows whether "percent" or "million dollars" comes, only that it is a
-        span. A span cannot go on that is not there: after "O" the probability of "I" is that of "B".
+        span. A span cannot go on that is not there: after "O" the probability of "I" is that of "B". So a word that may begin a span waits
+        a little where the words after it go on with one: in "sales at northwind dot org" only "dot" says that "sales" is part of it.
         """
         limit = self._limits[min(delay, len(self._limits) - 1)]
-        outside = self.outside(p)
-        most, best = outside, "O"
-        if most < limit or most <= 0.5:
-            goes_on = sum(p[i] for i in self._inside) if self._previous != "O" else 0.0
-            begins = 1.0 - outside - goes_on
-            if goes_on > most:
-                most, best = goes_on, "I"
-            if begins > most:
-                most, best = begins, "B"
-            if most < limit:
-                return None
-        self._previous = best
-        return best
+        outside = self.outside(words[0])
+        if outside >= limit and (limit > 0.5 or outside > CLEAR):
+            self._previous = "O"
+            return "O"
+        chances = [self._kinds(p) for p in (words if delay >= self._lookahead else words[:1])]
+        if self._previous == "O":
+            outside, begins, inside = chances[0]
+            chances[0] = (outside, begins + inside, 0.0)
+        after = (1.0, 1.0, 1.0)  # how well what follows goes with O, B, I
+        for o, b, i in reversed(chances[1:]):
+            closed = o * after[0] + b * after[1]
+            going = closed + i * after[2]
+            after = (closed, going, going)
+        joint = [chance * fit for chance, fit in zip(chances[0], after)]
+        most = max(joint)
+        if most < max(limit, CLEAR * (delay < PATIENCE and not last)) * sum(joint):
+            return None
+        self._previous = "OBI"[joint.index(most)]
+        return self._previous
+
+    def _kinds(self, p: Sequence[float]) -> tuple[float, float, float]:
+        """The probabilities of "O", "B" and "I"."""
+        outside, inside = self.outside(p), sum(p[i] for i in self._inside)
+        return outside, max(0.0, 1.0 - outside - inside), inside
 
     def categories(self, p: Sequence[float]) -> list[str]:
         """Those that a span whose last word has this distribution (L,) may have, the most probable first."""
@@ -237,8 +254,9 @@ class Stream:
                 self._assemble()
                 if self._open and self._count - 1 - self._first >= MAX_WORDS:
                     self._close()
-            for i, row in enumerate(rows[len(block) :]):
-                self._decide(self._count + i, row)
+            ends = rows[len(block) :]
+            for i, row in enumerate(ends):
+                self._decide(self._count + i, row, last=i == len(ends) - 1)
         if finish:
             self._marks.extend(self._matcher.finish())
             self._assemble()
@@ -248,14 +266,18 @@ class Stream:
             self._latest.clear()
         return self._update()
 
-    def _decide(self, position: int, row: list[list[float]]) -> None:
+    def _decide(self, position: int, row: list[list[float]], last: bool = False) -> None:
         """Label words with what the tagger says at ``position``."""
         for delay, p in enumerate(row):
             if self._first <= position - delay < self._count:
                 self._latest[position - delay] = p
         while self._decided <= min(position, self._count - 1):
-            delay = position - self._decided
-            label = self._decider.decide(row[delay], delay)
+            if self._decided < self._first:  # a match has written it already
+                self._decider.reset()
+                self._decided += 1
+                continue
+            known = [self._latest[i] for i in range(self._decided, min(position + 1, self._count))]
+            label = self._decider.decide(known, position - self._decided, last)
             if label is None:
                 return
             if self._decided >= self._next:  # else it has been written by a match already

@@ -214,9 +214,9 @@ class Tagger:
             scores *= layer.score
             scores += bias
             scores -= np.maximum.reduce(scores, axis=-1, keepdims=True)
-            np.exp(scores, out=scores)
-            scores *= ATTENTION_STEPS
-            np.rint(scores, out=scores)
+            weights = np.exp(scores, dtype=np.float64)
+            weights *= ATTENTION_STEPS
+            np.rint(weights, out=scores, casting="same_kind")
             mixed = scores @ values[:, first:last]
             mixed /= np.add.reduce(scores, axis=-1, keepdims=True)
             x = x + _times(mixed.transpose(1, 0, 2).reshape(n, self.width), layer.out)

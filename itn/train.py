@@ -235,7 +235,7 @@ def prepare(arguments: argparse.Namespace) -> None:
 
 def sizes(total: int) -> dict[str, int]:
     """How many examples of each kind (see `itn.data.examples`)."""
-    shares = {"real": 0.24, "written": 0.02, "resampled": 0.15, "plain": 0.13, "carriers": 0.21, "pairs": 0.06, "negatives": 0.08, "alone": 0.11}
+    shares = {"real": 0.24, "written": 0.02, "resampled": 0.15, "plain": 0.12, "carriers": 0.20, "pairs": 0.06, "negatives": 0.08, "alone": 0.13}
     return {kind: round(total * share) for kind, share in shares.items()}
 
 

@@ -456,6 +456,11 @@ SLOTS: dict[str, Callable[[Rng, Verbal], Value | None]] = {
     "fraction.simple": lambda r, s: span("fraction", r.choice(FRACTIONS)),
 }
 
+# words that are something else without their context: "three forty five" is a time before it is a room
+NEEDS_CONTEXT = frozenset(
+    ("address.house", "address.flight", "address.room", "address.route", "address.model", "address.bus", "money.short", "time.military", "electronic.version")
+)  # fmt: skip
+
 
 def sample(slot: str, rng: Rng, say: Verbal) -> Spoken | None:
     """One value of `category.kind` in words with labels; None where the grammars cannot say it. KeyError names an unknown slot."""

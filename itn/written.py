@@ -49,7 +49,7 @@ def span(category: str, spoken: str, written: str | None = None) -> Spoken:
     """One span; without `written` the words stay as they are."""
     words = spoken.split()
     labels = [f"B-{category}"] + [f"I-{category}"] * (len(words) - 1)
-    return Spoken(words, labels, words if written is None else [written] + [""] * (len(words) - 1))
+    return Spoken(words, labels, list(words) if written is None else [written] + [""] * (len(words) - 1))
 
 
 def plain(words: list[str]) -> Spoken:
@@ -175,8 +175,12 @@ def speak(text: str, say: Verbal, rng: random.Random) -> Spoken | None:
             before = _words(text[at : match.start()])
             if before is None:
                 return None
-            out = out + before + spoken
             at = scan = match.end()
+            if text.startswith("'s", at) and spoken.words:  # 2021's: "twenty twenty one's"
+                spoken.words[-1] += "'s"
+                spoken.written[0] += "'s"
+                at = scan = at + 2
+            out = out + before + spoken
             break
     rest = _words(text[at:])
     return None if rest is None else label_numbers(out + rest)

@@ -13,7 +13,7 @@ and a number may not stand beside another number or a run. So "nineteen eighty f
 becoming "19 84" and "20 first", while "eighty four percent" is an entity, cheaper than a run and a word.
 
 Text in capitals is written in capitals ("FORTY MILLION YEN" -> ¥40 MILLION); a capital may start a sentence. A sign of punctuation
-may follow.
+may follow. Hyphens count as spaces ("twenty-five percent").
 """
 
 from __future__ import annotations
@@ -49,19 +49,21 @@ def _not(inputs: Fst) -> Fst:
 
 
 def _entities(style: Style) -> Fst:
-    """Money, percent and times of day: what ends in a unit."""
+    """Money and percent: what ends in a unit."""
     # "ten minus five dollars", "at that point five euros", "half a million dollars", "several hundred dollars"
     whole = _not(_starting("minus", "negative", "point", "a", "half", "hundred"))
     units, cents = pynini.union(*UNITS), pynini.union("cent", "cents")
     amounts = SIGMA + " " + pynini.union(units, *MORE_UNITS, units + " " + SIGMA + " " + cents)
     percent = SIGMA + " " + pynini.union("percent", "per cent")
-    halves = SIGMA + " " + pynini.union(*HALVES)
-    parts = [
+    return pynini.union(
         _only((amounts @ whole).optimize(), money.grammar(style)),
         _only((percent @ whole).optimize(), measure.grammar(style)),
-        _only(halves.optimize(), time.grammar(style)),
-    ]
-    return pynini.union(*parts)
+    )
+
+
+def _times(style: Style) -> Fst:
+    """Times of day with "a m" or "p m"; their written form ends in a full stop."""
+    return _only((SIGMA + " " + pynini.union(*HALVES)).optimize(), time.grammar(style))
 
 
 def _decimals(style: Style) -> Fst:
@@ -114,7 +116,8 @@ def _run() -> Fst:
 
 
 def _cased(fst: Fst) -> Fst:
-    """The same, also in capitals and with a capital first letter."""
+    """The same, also with hyphens ("twenty-five"), in capitals and with a capital first letter."""
+    fst = base.merged(pynini.closure(pynini.union(byte.BYTE, pynini.cross("-", " "))).optimize() @ fst)
     rest = pynini.difference(byte.BYTE, pynini.union(*LETTERS)).optimize()
     first = pynini.union(*(pynini.cross(letter.upper(), letter) for letter in LETTERS))
     lower = pynini.closure(pynini.union(first, pynini.difference(rest, pynini.project(first, "input"))))
@@ -122,21 +125,30 @@ def _cased(fst: Fst) -> Fst:
     return pynini.union(fst, base.merged(lower @ fst @ upper), base.merged((first + SIGMA) @ fst))
 
 
+def _kept(words: Fst) -> Fst:
+    """These words as they are, in any case and with hyphens: "One", "Nineteen Eighty-Four"."""
+    either = pynini.union(byte.BYTE, pynini.cross("-", " "), *(pynini.cross(letter.upper(), letter) for letter in LETTERS))
+    return pynini.project(pynini.closure(either).optimize() @ words, "input")
+
+
 def dropin(style: Style) -> Fst:
     """The transducer of a whole text."""
     # units of two words count as one word, or keeping "thirty four thirty four per cent" would cost more than "34 thirty 4%"
-    pairs = _cased(pynini.union("per cent", "a m", "p m").optimize())
+    pairs = _kept(pynini.union("per cent", "a m", "p m").optimize())
     word = pynini.union(pynini.closure(pynini.difference(byte.BYTE, " "), 1), pairs)
     end = pynini.union(*(pynini.escape(sign) for sign in ".,;:?!")).optimize()
     free, space = pynini.accep(""), pynini.accep(" ")
-    entity, run = base.cost(pynini.accep(""), ENTITY) + _entities(style), base.cost(_run(), RUN)
+    entity, times = (base.cost(pynini.accep(""), ENTITY) + part for part in (_entities(style), _times(style)))
+    run = base.cost(_run(), RUN)
     number = pynini.union(_numbers(), base.cost(pynini.accep(""), DECIMAL) + _decimals(style))
     edges = [
         ("token", space, "token"),
         ("token", base.cost(word, WORD), "gap"),
         ("token", _cased(entity), "unit"),
-        ("token", pynini.union(_cased(number), _cased(run)), "number"),
+        ("token", _cased(times), "time"),
+        ("token", pynini.union(_cased(number), _kept(run)), "number"),
         ("unit", pynini.union("", end), "gap"),
+        ("time", pynini.union("", pynini.difference(end, "."), pynini.cross(".", "")), "gap"),  # "six p m." -> 6 p.m.
         ("gap", space, "token"),
         # a number is followed by a word, by its punctuation or by the end
         ("number", end, "gap"),

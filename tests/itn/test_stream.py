@@ -151,25 +151,25 @@ def test_the_lexicon_cuts_spans():
 def test_the_category_is_the_last_words_and_the_grammar_may_refuse_it():
     """"three point one" may be of many kinds: none is probable, a span all the same."""
     decider = Decider(("O", "B-money", "I-money", "B-measure", "I-measure", "B-decimal", "I-decimal"), (0.9, 0.9), 2)
-    assert decider.decide([0.3, 0.25, 0, 0.25, 0, 0.2, 0], 2) == "B"
+    assert decider.decide([[0.3, 0.25, 0, 0.25, 0, 0.2, 0]], 2) == "B"
     assert decider.categories([0.0, 0, 0.1, 0.0, 0.85, 0, 0.05]) == ["measure", "money"]
     assert decider.categories([1.0, 0, 0, 0, 0, 0, 0]) == ["money", "measure", "decimal"]
 
 
 def test_categories_that_are_off_are_ordinary_words():
     decider = Decider(("O", "B-money", "I-money", "B-date", "I-date"), (0.9, 0.9), 2, off=("money",))
-    assert decider.decide([0.3, 0.31, 0.32, 0.05, 0.02], 0) == "O"
+    assert decider.decide([[0.3, 0.31, 0.32, 0.05, 0.02]], 0) == "O"
     assert decider.categories([0.3, 0.31, 0.32, 0.05, 0.02]) == ["date"]
-    assert Decider(("O", "B-money", "I-money"), (0.9, 0.9), 2).decide([0.02, 0.5, 0.48], 0) == "B"
+    assert Decider(("O", "B-money", "I-money"), (0.9, 0.9), 2).decide([[0.02, 0.5, 0.48]], 0) == "B"
 
 
 def test_decisions_wait_for_confidence():
     decider = Decider(("O", "B-money", "I-money"), (0.98, 0.9), 2)
-    assert decider.decide([0.95, 0.05, 0.0], 0) is None
-    assert decider.decide([0.95, 0.05, 0.0], 1) == "O"
-    assert decider.decide([0.3, 0.2, 0.5], 1) is None  # nothing to go on from: B-money 0.7
-    assert decider.decide([0.4, 0.2, 0.4], 2) == "B"
-    assert decider.decide([0.3, 0.3, 0.4], 2) == "I"
+    assert decider.decide([[0.95, 0.05, 0.0]], 0) is None
+    assert decider.decide([[0.95, 0.05, 0.0]], 1) == "O"
+    assert decider.decide([[0.3, 0.2, 0.5]], 1) is None  # nothing to go on from: B-money 0.7
+    assert decider.decide([[0.4, 0.2, 0.4]], 2) == "B"
+    assert decider.decide([[0.3, 0.3, 0.4]], 2) == "I"
 
 
 def test_the_tail_shows_probable_words_and_no_open_span():

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import random
+import re
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 pytest.importorskip("pynini")
@@ -32,6 +33,8 @@ PROSE = {
     "two point five million people": "2.5 million people",
     "three and a half percent": "3.5%",
     "seven dollars and thirty cents each": "$7.30 each",
+    "Twenty-five people, thirty-four percent. Six p m.": "25 people, 34%. 6 p.m.",
+    "One of us left at six pm.": "One of us left at 6 p.m.",
     "between twenty and thirty people": "between 20 and 30 people",
     "one thousand and one nights": "1001 nights",
     "ünïcode twenty five percent 你好": "ünïcode 25% 你好",
@@ -46,7 +49,8 @@ UNTOUCHED = [
     "twenty seven and a half", "uh thirty four thirty four per cent", "nine five thirty five p m",
     "a hundred and twenty", "four or five hundred people", "in twenty thirteen twenty percent", "at that point five people",
     "at one point five people", "hold on a second", "seven people", "my two cents", "number one", "TWENTY THIRTEEN", "twenty something",
-    "the nineteen eighties", "twenty  five", "  five   percent  ", "ten pounds of sugar", "<eou>", "a\tb\nc",
+    "the nineteen eighties", "Nineteen Eighty-Four", "nineteen eighty-four", "One of them", "The Sixth Sense", "Per cent", "a twenty-one-year-old",
+    "twenty  five", "  five   percent  ", "ten pounds of sugar", "<eou>", "a\tb\nc",
 ]  # fmt: skip
 
 
@@ -87,7 +91,8 @@ def test_no_text_is_ever_lost(built_once, parts, joint):
 @settings(deadline=None, max_examples=150)
 @given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=60))
 def test_arbitrary_text_stays(built_once, text):
-    """No number words in it: every byte comes back."""
+    """No number words in it (hypothesis takes strings from the sources, too): every byte comes back."""
+    assume(not re.search("[A-Za-z]{3}", text))
     assert built_once(text) == text
 
 
