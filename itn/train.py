@@ -1,8 +1,9 @@
 """Training of the tagger (torch), and its conversion to the int8 file that itn/tagger.py runs.
 
-    python -m itn.train prepare --text TEXT_FOLDER --out exp/itn          # examples, pieces
-    python -m itn.train fit --out exp/itn                                 # resumes where it was stopped
-    python -m itn.train convert --out exp/itn                             # exp/itn/tagger.npz
+    itn train prepare --text TEXT_FOLDER --out exp/itn          # examples, pieces
+    itn train fit --out exp/itn                                 # resumes where it was stopped
+    itn train convert --out exp/itn                             # exp/itn/tagger.npz
+    itn train score --out exp/itn                               # held-out sentences, word by word
 
 Legend: B rows, T positions (words and two ends), P pieces of a word, D width, L labels.
 """
@@ -14,7 +15,6 @@ import json
 import math
 import random
 import signal
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .errors import ItnError
 from .evaluate import Counts, evaluate, packed, span_set
 from .tagger import END, FORMAT, LOOKAHEAD, MAX_PIECES, SHAPES, Pieces, Tagger, shape_of
 
@@ -195,6 +196,13 @@ def score(net: TaggerNet, examples: Examples, words: int = 8192) -> dict[str, fl
     }  # fmt: skip
 
 
+def need(path: Path, hint: str) -> Path:
+    """The path, if it is there. Raises ItnError with what to do."""
+    if not path.exists():
+        raise ItnError(f"no {path}: {hint}")
+    return path
+
+
 def prepare(arguments: argparse.Namespace) -> None:
     """Examples for training and development, and the pieces."""
     import sentencepiece
@@ -202,6 +210,9 @@ def prepare(arguments: argparse.Namespace) -> None:
     from . import data
 
     out, text = Path(arguments.out), Path(arguments.text)
+    for name in (*data.WRITTEN.values(), *data.SPOKEN.values()):
+        need(text / name, "--text is the folder of the text corpora (recipes/itn/README.md)")
+    need(data.RECIPE / "carriers.txt", "training needs a clone of the repository")
     out.mkdir(parents=True, exist_ok=True)
     say = data.Verbaliser()
     rng = random.Random(1)
@@ -253,7 +264,7 @@ def fit(arguments: argparse.Namespace) -> None:
     from .data import LABELS
 
     out = Path(arguments.out)
-    pieces = Pieces(json.loads((out / "pieces.json").read_text()))
+    pieces = Pieces(json.loads(need(out / "pieces.json", "run itn train prepare first").read_text()))
     torch.manual_seed(arguments.seed)
     config = TaggerConfig(width=arguments.width, layers=arguments.layers, dropout=arguments.dropout)
     net = TaggerNet(config, len(pieces.index), len(LABELS))
@@ -275,7 +286,7 @@ def fit(arguments: argparse.Namespace) -> None:
     shown, total, positions = time.monotonic(), 0.0, 0
     shards = sorted(out.glob("train_*.npz"))
     if not shards:
-        raise SystemExit(f"error: no examples in {out}: run itn train prepare first")
+        raise ItnError(f"no examples in {out}: run itn train prepare first")
     examples: Examples | None = None
 
     def rate() -> float:
@@ -353,8 +364,8 @@ def convert(arguments: argparse.Namespace) -> None:
     from .data import LABELS
 
     out = Path(arguments.out)
-    names = json.loads((out / "pieces.json").read_text())
-    stored = torch.load(out / "checkpoint.pt", weights_only=True)["net"]
+    names = json.loads(need(out / "pieces.json", "run itn train prepare first").read_text())
+    stored = torch.load(need(out / "checkpoint.pt", "run itn train fit first"), weights_only=True)["net"]
     config = TaggerConfig(width=stored["embedding.weight"].shape[1], layers=sum(k.endswith("qkv.weight") for k in stored))
     net = TaggerNet(config, len(names), len(LABELS))
     net.load_state_dict(stored)
@@ -409,7 +420,7 @@ def convert(arguments: argparse.Namespace) -> None:
 def report(arguments: argparse.Namespace) -> None:
     """How good the int8 tagger is on the held-out sentences of every source."""
     out = Path(arguments.out)
-    tagger = Tagger.load(arguments.tagger or out / "tagger.npz")
+    tagger = Tagger.load(arguments.tagger or need(out / "tagger.npz", "run itn train convert first"))
     total = Counts()
     for path in sorted(out.glob("dev_*.npz")):
         counts = evaluate(tagger, packed(path, tagger.labels, arguments.sentences))
@@ -449,7 +460,3 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     arguments.run(arguments)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
