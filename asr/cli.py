@@ -260,13 +260,21 @@ def transcribe_command(argv: Sequence[str]) -> int:
 
 
 def _itn_value(argv: Sequence[str]) -> list[str]:
-    """``--itn`` takes the word after it only if that is a profile: in ``--itn talk.wav`` it is a recording."""
+    """``--itn`` takes the word after it only if that is a profile: in ``--itn talk.wav`` it is a recording.
+
+    Raises:
+        UserError: it is neither, and near the name of a profile.
+    """
     words = list(argv)
     if "--itn" in words[: words.index("--") if "--" in words else len(words)]:
         at = words.index("--itn")
-        from itn.normalizer import is_profile
+        from itn.normalizer import is_profile, near_profile
 
-        if at + 1 == len(words) or not is_profile(words[at + 1]):
+        value = words[at + 1] if at + 1 < len(words) else "-"
+        if not is_profile(value):
+            near = "" if value.startswith("-") or os.path.exists(value) else near_profile(value)
+            if near:
+                raise UserError(f"no such audio file: {value}; did you mean the profile {near}?")
             words[at] = "--itn=prose"
     return words
 

@@ -118,6 +118,7 @@ def _parser() -> Parser:
     add("--off", nargs="+", action="extend", default=[], metavar="CATEGORY", help="leave these categories as spoken")
     add("--tagger", default=None, metavar="FILE", help="another tagger than the one that ships with the package")
     add("--category", default=None, metavar="CATEGORY", help="every line is one span of this category: no tagger decides")
+    add("--version", action="store_true", help="say which version this is")
     add("--partials", action="store_true", help="show on standard error what each word makes final | the tail")
     return parser
 
@@ -125,6 +126,9 @@ def _parser() -> Parser:
 def normalize_command(argv: Sequence[str]) -> int:
     """``itn [options] < lines > lines``: as many lines out as in, each as soon as it is there."""
     options = _parser().parse(argv)
+    if options.version:
+        print(f"itn {_version()}")
+        return 0
     if options.partials and options.category:
         raise ItnError("--partials shows what the tagger decides, --category leaves it nothing to decide")
     from itn.normalizer import Normalizer
@@ -148,6 +152,15 @@ def normalize_command(argv: Sequence[str]) -> int:
     return 0
 
 
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("emformer-asr")
+    except PackageNotFoundError:
+        raise ItnError("this copy is not installed, so it has no version: pip install emformer-asr") from None
+
+
 def _lines(stream: BinaryIO) -> Any:
     return iter(stream.readline, b"")
 
@@ -163,7 +176,8 @@ def _converted(normalizer: Any, line: str, category: str | None) -> tuple[str, l
     if written is None:
         return line, []
     span = {"start": 0, "end": len(words), "category": category, "spoken": " ".join(words), "written": written}
-    return written, [span]
+    blanks = len(line) - len(line.lstrip())
+    return line[:blanks] + written + line[len(line.rstrip()) :], [span]
 
 
 def show_partials(normalizer: Any, line: str) -> None:

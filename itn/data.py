@@ -155,13 +155,17 @@ CONFUSIONS = {
 
 
 def noisy(sentence: Spoken, rng: random.Random) -> Spoken:
-    """What a recogniser does to a sentence: fillers, repeats, lost and confused words. Words of a span are only repeated whole or left alone."""
+    """What a recogniser and a speaker do to a sentence: fillers, repeats, restarts, lost and confused words.
+
+    A span stays whole, so that its grammar still reads it; its first word may be said before it once more ("two uh two million dollars").
+    """
     words, labels = [], []
     for word, label in zip(sentence.words, sentence.labels):
         inside = label.startswith("I-")
         chance = rng.random()
         if not inside and chance < 0.012:
-            for filler in rng.choice(FILLERS).split():
+            restart = [word] if label.startswith("B-") and rng.random() < 0.5 else []
+            for filler in [*restart, *rng.choice(FILLERS).split()]:
                 words.append(filler)
                 labels.append("O")
         if label == "O":
@@ -282,7 +286,8 @@ def examples(folder: Path, seed: int, say: Verbaliser, sizes: dict[str, int]) ->
         if kind == "resampled":
             return resampled(pick(with_numbers, NUMBER_SHARES), say, rng)
         if kind == "alone":  # an expression and nothing else, or two that touch
-            chosen = [rng.choice(slots[rng.choice(CATEGORIES)]) for _ in range(1 if rng.random() < 0.93 else 2)]
+            categories = rng.choices(CATEGORIES, [3 if c in ("telephone", "electronic") else 1 for c in CATEGORIES], k=1 if rng.random() < 0.93 else 2)
+            chosen = [rng.choice(slots[category]) for category in categories]
             parts = [values.sample(slot, rng, say) for slot in chosen]
             return joined(p for p in parts if p) if all(parts) else None
         return carrier(rng.choice(pool[kind]), say, rng)

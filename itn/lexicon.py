@@ -7,8 +7,9 @@ A lexicon is a trie over words, so a change needs no rebuild (NeMo rebuilds its 
 from __future__ import annotations
 
 import os
+import re
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,15 @@ from itn.errors import ItnError, LexiconError
 
 MAX_WORDS = 12  # of a phrase, and of a span: what is held back at most
 
+ENDING = re.compile(r"[.,?!;:…\"”’')\]}»]+$")  # punctuation behind a word, with the quotes and brackets it closes
+
 _WRITTEN = ""  # the key under which a node of the trie keeps its written form; no word is empty
 
 
 class Lexicon:
     """Phrases and how they are written; case is ignored, the longest phrase wins.
+
+    Punctuation behind the last word of a phrase stays behind its written form, ``’`` is ``'``.
 
     Args:
         phrases: phrase -> written form. A phrase has 1 to 12 words.
@@ -33,7 +38,11 @@ class Lexicon:
     def __init__(self, phrases: Mapping[str, str] | None = None):
         self.trie: dict[str, Any] = {}
         self.size = 0
+        if phrases is not None and not isinstance(phrases, Mapping):
+            raise LexiconError(f"a lexicon is a mapping of phrases to written forms or a file, not a {type(phrases).__name__}")
         for phrase, written in (phrases or {}).items():
+            if not isinstance(phrase, str) or not isinstance(written, str):
+                raise LexiconError(f"lexicon entry {phrase!r}: a phrase and its written form are texts, not {written!r}")
             self._add(phrase, written, f"lexicon entry {phrase!r}")
 
     @classmethod
@@ -47,6 +56,8 @@ class Lexicon:
             text = Path(path).read_bytes().decode("utf-8-sig")
         except OSError as error:
             raise LexiconError(f"cannot read the lexicon {path}: {error.strerror or error}") from None
+        except (TypeError, UnicodeEncodeError):  # bytes, half a surrogate pair
+            raise LexiconError(f"{path!r} is no name of a file") from None
         except UnicodeDecodeError as error:
             number = error.object[: error.start].count(b"\n") + 1
             raise LexiconError(f"{path}:{number}: the line is not UTF-8") from None
@@ -70,7 +81,9 @@ class Lexicon:
             return value
         if value is None or isinstance(value, Mapping):
             return cls(value)
-        return cls.load(value)
+        if isinstance(value, (str, os.PathLike)):
+            return cls.load(value)
+        raise LexiconError(f"a lexicon is a mapping of phrases to written forms or a file, not a {type(value).__name__}")
 
     def __len__(self) -> int:
         return self.size
@@ -113,8 +126,14 @@ class Category:
     max_words: int = MAX_WORDS
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "trigger", (self.trigger,) if isinstance(self.trigger, str) else tuple(self.trigger))
-        if not 1 <= self.max_words <= MAX_WORDS:
+        if not isinstance(self.fst, (str, os.PathLike)):
+            raise ItnError(f"the FST of a category is a file, not a {type(self.fst).__name__}")
+        trigger = (self.trigger,) if isinstance(self.trigger, str) else self.trigger
+        trigger = tuple(trigger) if isinstance(trigger, Iterable) else (None,)
+        if not all(isinstance(phrase, str) for phrase in trigger):
+            raise ItnError(f"the triggers of the category of {self.fst} must be phrases, not {self.trigger!r}")
+        object.__setattr__(self, "trigger", trigger)
+        if type(self.max_words) is not int or not 1 <= self.max_words <= MAX_WORDS:
             raise ItnError(f"max_words of a category must be from 1 to {MAX_WORDS}, not {self.max_words!r}")
         if not all(phrase.split() for phrase in self.trigger):
             raise ItnError(f"a trigger of the category of {self.fst} is empty")
@@ -183,9 +202,13 @@ class Matcher:
     def _phrase(self, ended: bool) -> Match | None:
         node, length, written = self._trie, 0, ""
         for n, word in enumerate(self._words, 1):
-            node = node.get(key(word), _NOTHING)
+            above, node = node, node.get(key(word), _NOTHING)
             if _WRITTEN in node:
                 length, written = n, node[_WRITTEN]
+            elif (ending := ENDING.search(word[-20:])) and len(ending[0]) < len(word):
+                last = above.get(key(word[: -len(ending[0])]), _NOTHING)
+                if _WRITTEN in last:
+                    length, written = n, behind(last[_WRITTEN], ending[0])
             if not node.keys() - {_WRITTEN}:
                 break
         else:
@@ -214,4 +237,9 @@ _NOTHING: dict[str, Any] = {}
 
 def key(word: str) -> str:
     """A word as the trie keeps it."""
-    return word.casefold()
+    return word.casefold().replace("’", "'")
+
+
+def behind(written: str, ending: str) -> str:
+    """A written form with the punctuation that follows it; the stop of "e.g." also ends the sentence."""
+    return written + (ending[1:] if written.endswith(".") and ending[:1] == "." else ending)

@@ -13,6 +13,7 @@ report: kesha-voice-kit PR #756).
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import os
@@ -25,16 +26,21 @@ from typing import Any
 from zipfile import BadZipFile
 
 from itn.errors import ItnError
-from itn.lexicon import Category, Lexicon, Matcher
+from itn.lexicon import ENDING, Category, Lexicon, Matcher, behind
 from itn.stream import CONFIDENCE, Decider, Span, Stream, Tagger
 from itn.style import CATEGORIES, Options, cased, hint, restyle
 
 PROFILES = Path(__file__).resolve().parent / "profiles"
 MANIFEST = "manifest.json"
 FORMAT = 1  # of a profile folder
+LONGEST = 300  # bytes of a span: 12 words that people say; a grammar takes seconds over a hundred thousand letters
 
 _WORD = re.compile(r"\S+")
-_ENDING = re.compile(r"(?:['’]s)?[.,?!;:…]+$|['’]s$")  # punctuation and the possessive: twenty twenty one's -> 2021's
+_OPENING = re.compile(r"""^["“‘'(\[{«]+(?=\w)""")
+_POSSESSIVE = re.compile(r"['’]s$")  # twenty twenty one's -> 2021's
+_JOINT = re.compile(r"(?<=[^\W\d_])-(?=[^\W\d_])")
+_TENS = re.compile(r"(?<=ty)-(?=(?:one|two|three|four|five|six|seven|eight|nine)\b)")
+_DASHES = re.compile(r"[-\u2010-\u2015\u2212]")
 
 
 @dataclass(frozen=True)
@@ -83,6 +89,10 @@ class Normalizer:
         self.profile = folder.name
         manifest = read_manifest(folder)
         self._files = check_files(folder, manifest)
+        if categories is not None and not isinstance(categories, Mapping):
+            raise ItnError(f"categories is a mapping of names to FSTs, not a {type(categories).__name__}")
+        if not all(isinstance(name, str) for name in categories or ()):
+            raise ItnError("the name of a category is a text")
         own = {
             name: value if isinstance(value, Category) else Category(value)
             for name, value in (categories or {}).items()
@@ -112,10 +122,14 @@ class Normalizer:
             raise ItnError(f"profile {folder} has no grammar for {', '.join(missing)}: build it with itn build")
         _kaldifst()
         self._fsts: dict[str, Any] = {}
+        for name in own:
+            self._open(name)
         self._written = lru_cache(maxsize=4096)(self._run)
 
     def normalize(self, text: str) -> Result:
         """Convert a text; its white space stays, too. The words are those of ``text.split()``."""
+        if not isinstance(text, str):
+            raise ItnError(f"normalize takes a text, not {type(text).__name__}")
         words = list(_WORD.finditer(text))
         stream = self.stream()
         spans = stream.extend([word[0] for word in words], finish=True).spans
@@ -140,6 +154,8 @@ class Normalizer:
         Raises:
             ItnError: no such category.
         """
+        if not isinstance(words, str):
+            raise ItnError(f"convert takes a text, not {type(words).__name__}")
         if category not in self._files:
             raise ItnError(f"no category {category!r}{hint(category, self._files)}; there are: {', '.join(self._files)}")
         spoken = words.split()
@@ -149,23 +165,25 @@ class Normalizer:
     def _convert(self, category: str, words: Sequence[str]) -> str | None:
         """The written form; the words themselves where the style keeps them; None where the grammar refuses.
 
-        What has digits is written already. Punctuation and a possessive behind the last word stay.
+        What has digits is written already. Quotes and brackets around the words stay, and so do punctuation and a possessive
+        behind them, as little of it as it takes: "ten a.m.," is "ten a.m." and a comma.
         """
-        if any(character.isdigit() for word in words for character in word):
+        if sum(map(len, words)) > LONGEST or any(character.isdigit() for word in words for character in word):
             return None
-        spoken = [part for word in words for part in word.lower().replace("’", "'").replace("-", " ").split()]
-        written, end = self._written(category, " ".join(spoken)), ""
-        ending = _ENDING.search(words[-1])
-        if not written and ending and spoken:
-            end = ending[0]
-            spoken[-1] = _ENDING.sub("", spoken[-1])
-            written = self._written(category, " ".join(spoken))
-        if not written:
-            return None
-        styled = restyle(category, spoken, written, self.options, self._number)
-        if styled is None:
-            return " ".join(words)
-        return cased(words, styled, category) + (end[1:] if styled.endswith(".") and end[:1] == "." else end)
+        opening = _OPENING.match(words[0])
+        start = len(opening[0]) if opening else 0
+        for begin, end in [(0, 0), *((start, end) for end in _ends(words[-1]) if start or end)]:
+            bare = [*words[:-1], words[-1][: len(words[-1]) - end]]
+            bare[0] = bare[0][begin:]
+            spoken = _spoken(category, bare)
+            written = self._written(category, " ".join(spoken)) if spoken else ""
+            if written:
+                styled = restyle(category, spoken, written, self.options, self._number)
+                if styled is None:
+                    return " ".join(words)
+                styled = words[0][:begin] + cased(bare, styled, category)
+                return behind(styled, words[-1][len(words[-1]) - end :] if end else "")
+        return None
 
     def _number(self, spoken: str) -> str:
         """Number words in digits; "" if they are no number."""
@@ -174,20 +192,47 @@ class Normalizer:
 
     def _run(self, category: str, spoken: str) -> str:
         """What a category's FST writes; "" if it does not accept the words."""
-        fst = self._fsts.get(category)
-        if fst is None:
-            try:
-                fst = self._fsts[category] = _kaldifst().TextNormalizer(str(self._files[category]))
-            except RuntimeError:
-                raise ItnError(f"cannot read {self._files[category]}: not an FST of type vector over bytes") from None
         if not spoken or "\0" in spoken:
             return ""
         try:
-            spoken.encode()
+            if len(spoken.encode()) > LONGEST:
+                return ""
         except UnicodeEncodeError:  # half a surrogate pair
             return ""
-        written: str = fst(spoken)
+        written: str = self._open(category)(spoken)
         return written
+
+    def _open(self, category: str) -> Any:
+        """The FST of a category, read once."""
+        fst = self._fsts.get(category)
+        if fst is None:
+            path = self._files[category]
+            try:
+                fst = self._fsts[category] = _kaldifst().TextNormalizer(str(path))
+            except RuntimeError:
+                raise ItnError(f"cannot read {path}: not an FST of type vector over bytes") from None
+        return fst
+
+
+def _spoken(category: str, words: Sequence[str]) -> list[str]:
+    """Words as a grammar takes them: lower case, "twenty-five" in two; none where a dash is left, which may be a sign.
+
+    In what an address on the net is made of, "kim-lee", a hyphen is one: "kim dash lee".
+    """
+    text = " ".join(words).lower().replace("’", "'")
+    if category == "electronic":
+        text = _JOINT.sub(" dash ", _TENS.sub(" ", text))
+    text = _JOINT.sub(" ", text)
+    return [] if _DASHES.search(text) else text.split()
+
+
+def _ends(word: str) -> list[int]:
+    """How many characters may be taken from the end of a word: none, a sign, two signs ... the possessive."""
+    found = ENDING.search(word)
+    signs = len(found[0]) if found else 0
+    ends = list(range(signs + 1))
+    possessive = _POSSESSIVE.search(word[: len(word) - signs])
+    return [*ends, signs + len(possessive[0])] if possessive else ends
 
 
 def find_profile(name_or_folder: str | os.PathLike[str]) -> Path:
@@ -196,6 +241,8 @@ def find_profile(name_or_folder: str | os.PathLike[str]) -> Path:
     Raises:
         ItnError: neither; the nearest name is suggested.
     """
+    if not isinstance(name_or_folder, (str, os.PathLike)):
+        raise ItnError(f"a profile is a name or a folder, not {name_or_folder!r}")
     text = os.fspath(name_or_folder)
     try:
         if text and (Path(text) / MANIFEST).is_file():
@@ -219,6 +266,12 @@ def is_profile(name_or_folder: str | os.PathLike[str]) -> bool:
     except ItnError:
         return False
     return True
+
+
+def near_profile(name: str) -> str:
+    """The profile whose name is nearest to a mistyped one; "" if none is near."""
+    near = difflib.get_close_matches(name, [path.parent.name for path in PROFILES.glob(f"*/{MANIFEST}")], n=1)
+    return near[0] if near else ""
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -266,6 +319,8 @@ def check_files(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Path]:
 
 def _load_tagger(tagger: Tagger | str | os.PathLike[str] | None) -> Tagger:
     if tagger is not None and not isinstance(tagger, (str, os.PathLike)):
+        if not all(hasattr(tagger, name) for name in ("labels", "lookahead", "initial_state", "step")):
+            raise ItnError(f"a tagger is a file or has the interface of itn.tagger.Tagger, not a {type(tagger).__name__}")
         return tagger
     if tagger is not None and os.fspath(tagger).endswith(".onnx"):
         from itn.onnx import OnnxTagger

@@ -37,6 +37,7 @@ from itn.tagger import (
     TINY,
     Pieces,
     Tagger,
+    check_meta,
     shape_of,
 )
 
@@ -108,6 +109,9 @@ class OnnxTagger:
             )
             meta = json.loads(session.get_modelmeta().custom_metadata_map[METADATA])
             found = meta["format"]
+            if found == FORMAT:
+                check_meta(meta)
+                _check_graph(session, meta)
         except (RuntimeError, ValueError, KeyError, TypeError) as error:
             reason = str(error).splitlines()[0] if not isinstance(error, KeyError) else f"no metadata {error}"
             raise ItnError(f"{path} is not a tagger: {reason}") from None
@@ -146,6 +150,24 @@ class OnnxTagger:
         given = dict(zip(INPUTS, (pieces, shapes, state.keys, state.values, state.words)))
         logp, state.keys, state.values, state.words = self._session.run(list(OUTPUTS), given)
         return np.asarray(logp)
+
+
+def _check_graph(session: Any, meta: dict[str, Any]) -> None:
+    """Whether inputs and outputs are those of the description; ValueError: which is not."""
+    cache, words = [meta["layers"], meta["window"] - 1, meta["width"]], [1]
+    answer = ["n", LOOKAHEAD + 1, len(meta["labels"])]
+    inputs: list[list[Any]] = [["n", MAX_PIECES], ["n"], cache, cache, words]
+    outputs: list[list[Any]] = [answer, cache, cache, words]
+    for kind, names, shapes, values in (
+        ("input", INPUTS, inputs, session.get_inputs()),
+        ("output", OUTPUTS, outputs, session.get_outputs()),
+    ):
+        found = {value.name: list(value.shape) for value in values}
+        for name, shape in zip(names, shapes):
+            if name not in found:
+                raise ValueError(f"its graph has no {kind} {name}")
+            if len(found[name]) != len(shape) or any(isinstance(n, int) and n != m for n, m in zip(shape, found[name])):
+                raise ValueError(f"its {kind} {name} has shape {found[name]}, not {shape}")
 
 
 def write(source: str | os.PathLike[str], path: str | os.PathLike[str]) -> Tagger:

@@ -8,7 +8,10 @@ One class does it for live words and for whole texts (`Normalizer.normalize`), s
 - What is decided is whether a word is outside, begins a span or continues one; the category is that of the span's last word,
   for which the tagger has seen the whole span.
 - Words outside spans are final when decided, unless an open span stands before them. A span closes when the next word
-  is decided not to belong to it, at the end, or when it would be held longer than 12 words.
+  is decided not to belong to it, at the end, or when it would be held longer than 12 words. Punctuation closes it, too:
+  "twenty five, thirty" are two spans, whatever the tagger says.
+- A string of digits that is said in more than 12 words (a card number in 16) is written in pieces if each is plain digits.
+  Everything else that long stays as spoken: half a number is a wrong number.
 - Phrases of the user's lexicon, and spans of the user's own categories, override labels (`itn.lexicon`).
 - What is shown after the final text are only words that will most probably stay as they are.
 
@@ -17,6 +20,7 @@ Shapes: L labels, K = lookahead + 1 delays.
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -29,11 +33,16 @@ from itn.lexicon import MAX_WORDS, Match, Matcher
 
 CONFIDENCE = (0.98, 0.9)  # probability that decides a label after 0 and 1 words of right context; after 2 the best does
 SHOWN = 0.9  # probability of being an ordinary word from which on a word is shown in the tail
-CUTTABLE = ("telephone",)  # strings of digits: longer than 12 words, each part is still right
+CUTTABLE = ("telephone",)  # strings of digits: longer than 12 words, each part is right if it is but digits
 POSSIBLE = 0.1  # share of its probability from which on a category is tried, where the grammar of a better one refuses
 CLEAR = 0.85  # probability that decides a label with all right context; less waits for more words,
 PATIENCE = 6  # until so many stand behind it
 BLOCK = 256  # words tagged at once, which bounds the memory of a long text
+# Punctuation that no span runs over. The stop of an abbreviation, "a.m.", is none: one letter or a stop before the last
+_CLOSES = re.compile(r"""(?:[,;:!?…)\]}”»]|[^\W\d_]{2}\.+|\.\.+)["'”’)\]}»]*$""")
+_OPENS = re.compile(r"""["“(\[{«]""")
+_QUOTES = "\"“”„«»‘()[]{}"  # around a word: the tagger has been trained without
+_SIGNS = ".,?!;:…'’" + _QUOTES
 
 
 class Tagger(Protocol):
@@ -101,7 +110,7 @@ class Decider:
         index = {label: i for i, label in enumerate(labels)}
         off = set(off)
         self._outside = [i for label, i in index.items() if label == "O" or label.partition("-")[2] in off]
-        names = sorted({label.partition("-")[2] for label in labels} - {""} - off)
+        self.names = names = sorted({label.partition("-")[2] for label in labels} - {""} - off)
         self._categories = [(c, [index[x] for x in (f"B-{c}", f"I-{c}") if x in index]) for c in names]
         self._inside = [index[f"I-{c}"] for c in names if f"I-{c}" in index]
         self._lookahead = lookahead
@@ -191,10 +200,13 @@ class Stream:
         self._marks: deque[Match | None] = deque()  # from next on: a match, or a single word
         self._open = False  # whether the words from first to next are a span
         self._overlong = False  # a span was cut at 12 words and goes on
+        self._closes = False  # the last word that was taken over ends in punctuation
+        self._split = False  # the open span is part of one that the tagger saw run over punctuation
         self._pieces: list[str] = []  # final text
         self._new: list[str] = []
         self._spans: list[Span] = []
         self._tail = ""
+        self._shown = 0  # words of which the tail is made
 
     @property
     def text(self) -> str:
@@ -212,24 +224,33 @@ class Stream:
         """The words that are not final, as spoken; at most 12."""
         return tuple(word for word, _, _ in self._words)
 
+    @property
+    def known(self) -> str:
+        """The final text, the tail, and the words after both as spoken: nothing is left out, and all but the final may change."""
+        rest = [word for word, _, _ in self._words][self._shown :]
+        return " ".join(filter(None, (self.shown, *rest)))
+
     def push(self, word: str, start: float | None = None, end: float | None = None) -> Update:
         """Take the next word, with its times in seconds if they are known.
 
         Raises:
             ItnError: no word, or several; the stream is as it was before.
         """
-        if not word or word.split() != [word]:
+        if not isinstance(word, str) or word.split() != [word]:
             raise ItnError(f"push takes one word, without spaces, not {word!r}")
         return self._push([(word, start, end)])
 
-    def extend(self, words: Sequence[str], finish: bool = False) -> Update:
+    def extend(self, words: Iterable[str], finish: bool = False) -> Update:
         """Push many words; the same as one by one. With `finish` everything is final, as after `finish`.
 
         Raises:
             ItnError: as `push`.
         """
+        if isinstance(words, (str, bytes)) or not isinstance(words, Iterable):
+            raise ItnError(f"extend takes words, not {words!r:.40}: text.split() gives the words of a text")
+        words = list(words)
         for word in words:
-            if not word or word.split() != [word]:
+            if not isinstance(word, str) or word.split() != [word]:
                 raise ItnError(f"a word has no spaces and is not empty: {word!r}")
         return self._push([(word, None, None) for word in words], finish)
 
@@ -245,7 +266,8 @@ class Stream:
         for at in range(0, len(words) or 1, BLOCK):
             block = words[at : at + BLOCK]
             last = finish and at + BLOCK >= len(words)
-            rows = np.exp(self._tagger.step([word for word, _, _ in block], self._state, end=last)).tolist()
+            bare = [_bare(word) for word, _, _ in block]
+            rows = np.exp(self._tagger.step(bare, self._state, end=last)).tolist()
             for entry, row in zip(block, rows):
                 self._words.append(entry)
                 self._count += 1
@@ -262,7 +284,7 @@ class Stream:
             self._assemble()
             self._close()
             self._decider.reset()
-            self._state, self._overlong = None, False
+            self._state, self._overlong, self._closes = None, False, False
             self._latest.clear()
         return self._update()
 
@@ -290,7 +312,7 @@ class Stream:
             match = self._marks[0]
             if match is not None:
                 self._close()
-                self._overlong = False
+                self._overlong = self._closes = False
                 self._marks.popleft()
                 for _ in range(min(match.length, len(self._labels))):
                     self._labels.popleft()
@@ -301,6 +323,11 @@ class Stream:
                 return
             label = self._labels.popleft()
             self._marks.popleft()
+            word = self._words[self._next - self._first][0]
+            split = label == "I" and (self._closes or _OPENS.match(word) is not None)
+            if split:
+                label = "B"
+            self._closes = _CLOSES.search(word[-8:]) is not None
             if label == "I" and self._open and self._next - self._first == MAX_WORDS:
                 self._close(cut=True)
                 label = "I" if self._overlong else "B"  # a string of digits goes on as another
@@ -309,8 +336,9 @@ class Stream:
             else:
                 self._overlong = False
             if label == "O" or label == "B" or not self._open:
+                self._split = self._split or split
                 self._close()
-                self._open = label != "O"
+                self._open, self._split = label != "O", split
             self._next += 1
             if label == "O":
                 self._write(1)
@@ -321,18 +349,21 @@ class Stream:
             return
         self._open = False
         length = self._next - self._first
-        category, written = self._converted(length, CUTTABLE if cut else None)
+        category, written = self._converted(length, cut)
         self._overlong = cut and not category
         self._write(length, category, written)
 
-    def _converted(self, length: int, allowed: Sequence[str] | None = None) -> tuple[str, str | None]:
+    def _converted(self, length: int, cut: bool = False) -> tuple[str, str | None]:
         """(category, written form) of a span of so many words from the first on, by the most probable category that accepts it."""
         words = [word for word, _, _ in self._head(length)]
-        for category in self._decider.categories(self._latest[self._first + length - 1]):
-            if allowed is not None and category not in allowed:
+        categories = self._decider.categories(self._latest[self._first + length - 1])
+        if self._split and "cardinal" in self._decider.names:
+            categories.append("cardinal")  # the tagger took "twenty five, thirty" for one
+        for category in categories:
+            if cut and category not in CUTTABLE:
                 break
             written = self._convert(category, words)
-            if written is not None:
+            if written is not None and not (cut and not (written.isascii() and written.isdigit())):
                 return category, written
         return "", None
 
@@ -362,18 +393,19 @@ class Stream:
             self._pieces.append(final)
         spans = tuple(self._spans)
         self._new, self._spans = [], []
-        tail = " ".join(self._probable())
+        shown, self._shown = self._probable()
+        tail = " ".join(shown)
         self._tail = " " * (bool(tail) and any(self._pieces)) + tail
         return Update(final, self._tail, spans)
 
-    def _probable(self) -> list[str]:
-        """What to show of the words that are not final."""
+    def _probable(self) -> tuple[list[str], int]:
+        """What to show of the words that are not final, and how many words that is."""
         if self._open:
             if not self._show_open:
-                return []
+                return [], 0
             length = self._next - self._first
             written = self._converted(length)[1]
-            return [" ".join(word for word, _, _ in self._head(length)) if written is None else written]
+            return [" ".join(word for word, _, _ in self._head(length)) if written is None else written], length
         shown: list[str] = []
         at = self._first
         for match in self._marks:
@@ -385,4 +417,12 @@ class Stream:
                 break
             shown.append(self._words[at - self._first][0])
             at += 1
-        return shown
+        return shown, at - self._first
+
+
+def _bare(word: str) -> str:
+    """A word as the tagger knows it: “five”, -> five,"""
+    if word.isalpha():
+        return word
+    stem = word.rstrip(_SIGNS)
+    return stem.lstrip(_QUOTES) + "".join(sign for sign in word[len(stem) :] if sign not in _QUOTES) or word

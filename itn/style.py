@@ -23,10 +23,15 @@ SEPARATORS = ("", ",", " ", "'", "’", "_", "\u00a0", "\u2009", "\u202f")  # a 
 GROUPED = ("cardinal", "decimal", "money", "measure", "fraction")  # years, codes and telephone numbers are never grouped
 
 _INTEGER = re.compile(r"-?(\d+)")
-_ORDINAL = re.compile(r"(\d+)(?:st|nd|rd|th)")
+_ORDINAL = re.compile(r"(?:the )?(\d+)(?:st|nd|rd|th)")
 _DURATION = re.compile(r"-?(\d+) (?:second|minute|hour|day|week|fortnight|month|year|decade|century|centurie)s?")
 _LONG = re.compile(r"(?<![\w.,])\d{4,}(?![\w,])")
-_CLOCK = re.compile(r"\b(\d{1,2})((?::\d\d){0,2}) ?([ap])\.?m\b\.?", re.IGNORECASE)
+_CLOCK = re.compile(
+    r"\b(\d{1,2})((?::\d\d){0,2}) ?(?:([ap])\.?m\b\.?|in the (morning|afternoon|evening)\b|at (night)\b)", re.IGNORECASE
+)
+_HOUR = re.compile(r"(?<![\d:])\d(?=:\d\d\b)")
+_PARTS = {"and a half": ".5", "and a quarter": ".25", "and three quarters": ".75"}  # of a number in front of a unit
+_SIGNS = re.compile(r"[^\w\s.,:'’-]")  # $ € % ° …
 
 
 @dataclass(frozen=True)
@@ -36,9 +41,9 @@ class Options:
     number_threshold: int = 10  # cardinals and durations ("seven hours") below it stay words
     ordinal_threshold: int = 10  # ordinals below it stay words
     thousands: str = ""  # between groups of three digits, of numbers of four digits and more
-    clock: int = 12  # hours: 24 writes "9:40 p.m." as 21:40
-    units: str = "symbols"  # as the profile writes them, or as "words": 8 kilometers
-    currencies: str = "symbols"  # as the profile writes them, or as "words": 7 dollars
+    clock: int = 12  # hours: 24 writes "9:40 p.m." and "9:40 in the evening" as 21:40, "6:30" as 06:30
+    units: str = "symbols"  # as the profile writes them, or as "words", no sign is left: 8 kilometers
+    currencies: str = "symbols"  # the same: 7 dollars; "nineteen ninety nine" without a name stays as spoken
     off: frozenset[str] = frozenset()  # categories that stay as spoken
 
     def __post_init__(self) -> None:
@@ -67,7 +72,7 @@ class Options:
                 raise ItnError(f"{where}unknown option {name!r}{hint(name, known)}")
         given = {name: value for name, value in values.items() if value is not None}
         if "off" in given:
-            given["off"] = frozenset(given["off"])
+            given["off"] = frozenset(_names(given["off"]))
         if isinstance(given.get("thousands"), bool):
             given["thousands"] = "," if given["thousands"] else ""
         try:
@@ -115,14 +120,14 @@ def restyle(
     if category == "measure":
         if _below(_DURATION, written, options.number_threshold):
             return None
-        if options.units == "words":
-            written = _named(words, written, number)
-    if category == "money" and options.currencies == "words":
+    if (category, "words") in (("measure", options.units), ("money", options.currencies)):
         written = _named(words, written, number)
+        if _SIGNS.search(written):
+            return None
     if options.thousands and category in GROUPED:
         written = _LONG.sub(lambda match: f"{int(match[0]):,}".replace(",", options.thousands), written)
     if category == "time" and options.clock == 24:
-        written = _CLOCK.sub(_hours, written)
+        written = _HOUR.sub(r"0\g<0>", _CLOCK.sub(_hours, written))
     return written
 
 
@@ -158,10 +163,20 @@ def _below(pattern: re.Pattern[str], written: str, threshold: int) -> bool:
 
 
 def _named(words: Sequence[str], written: str, number: Callable[[str], str]) -> str:
-    """The numbers of the words in digits and the other words as spoken; what the FST wrote where there are no others."""
+    """The numbers of the words in digits and the other words as spoken; what the FST wrote where there are no others.
+
+    "two and a half percent" -> 2.5 percent, "seven dollars thirty" -> 7 dollars 30.
+    """
+    if words[0] == "a" and len(words) > 1 and number(f"one {words[1]}"):  # a hundred dollars
+        words = ["one", *words[1:]]
     parts: list[str] = []
     at, names = 0, False
     while at < len(words):
+        fraction = next((p for p in _PARTS if words[at : at + len(p.split())] == p.split()), "")
+        if fraction and parts and parts[-1].isdigit():
+            parts[-1] += _PARTS[fraction]
+            at += len(fraction.split())
+            continue
         length, value = next(
             (
                 (n, value)
@@ -177,11 +192,17 @@ def _named(words: Sequence[str], written: str, number: Callable[[str], str]) -> 
 
 
 def _hours(match: re.Match[str]) -> str:
-    hour = int(match[1])
+    hour, part = int(match[1]), (match[3] or match[4] or match[5]).lower()
     if not 1 <= hour <= 12:
         return match[0]
-    return f"{hour % 12 + 12 * (match[3] in 'pP'):02d}{match[2] or ':00'}"
+    late = part in ("p", "afternoon", "evening") or part == "night" and hour > 4  # one to four at night: before the morning
+    if part in ("evening", "night") and hour == 12:
+        late = False
+    return f"{hour % 12 + 12 * late:02d}{match[2] or ':00'}"
 
 
 def _names(value: Iterable[str]) -> tuple[str, ...]:
-    return (value,) if isinstance(value, str) else tuple(value)
+    names = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, Iterable) else (value,)
+    if not all(isinstance(name, str) for name in names):
+        raise ItnError(f"categories are given by their names, not {value!r}")
+    return names

@@ -15,10 +15,13 @@ Source: the on-device ITN paper (arXiv 2211.03721) for the place of the tagger; 
 from __future__ import annotations
 
 import json
+import re
 import unicodedata
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -33,6 +36,7 @@ WORDS_KEPT = 4096  # words whose embedding is kept
 ATTENTION_STEPS = 1023.0
 STEPS = np.float32(127)  # of an activation
 TINY = np.float32(1e-6)  # rows smaller than this are zeros
+LARGEST = 4096  # of every size in a tagger file: more is damage, not a tagger
 
 
 def shape_of(word: str) -> int:
@@ -71,6 +75,95 @@ class Pieces:
                     found.append(UNKNOWN)
                 at += 1
         return found
+
+
+def check_meta(meta: Any) -> None:
+    """Check what a tagger file says of itself.
+
+    Raises:
+        ValueError: what is wrong, without the name of the file.
+    """
+    if not isinstance(meta, dict):
+        raise ValueError("its description is no table")
+    missing = [key for key in ("format", "labels", "pieces", "confidence", "width", "layers", "heads", "window") if key not in meta]
+    if missing:
+        raise ValueError(f"its description has no {missing[0]}")
+    labels, pieces, confidence = meta["labels"], meta["pieces"], meta["confidence"]
+    for name, values in (("labels", labels), ("pieces", pieces)):
+        if not isinstance(values, list) or not values or not all(isinstance(x, str) and x for x in values):
+            raise ValueError(f"its {name} are no list of words")
+        if len(set(values)) < len(values):
+            raise ValueError(f"one of its {name} is there twice")
+    if labels[0] != "O":
+        raise ValueError(f"its first label is {labels[0]!r}, not 'O'")
+    wrong = [label for label in labels[1:] if not re.fullmatch(r"[BI]-\S+", label)]
+    if wrong:
+        raise ValueError(f"{wrong[0]!r} is no label")
+    if len(pieces) <= END:
+        raise ValueError("it has no pieces of words")
+    if not isinstance(confidence, list) or not all(type(x) in (int, float) and 0 <= x <= 1 for x in confidence):
+        raise ValueError("its confidence is no list of numbers from 0 to 1")
+    for name, least in (("width", 1), ("layers", 1), ("heads", 1), ("window", 2)):
+        if type(meta[name]) is not int or not least <= meta[name] <= LARGEST:
+            raise ValueError(f"its {name} is {str(meta[name])[:40]}, no whole number from {least} to {LARGEST}")
+    if meta["width"] % meta["heads"]:
+        raise ValueError(f"its width {meta['width']} is no multiple of its {meta['heads']} heads")
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Description and arrays of a file; ValueError: it has none."""
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            arrays = {name: stored[name] for name in stored.files}
+    except OSError as error:
+        raise ValueError(error.strerror or "it cannot be read") from None
+    except zipfile.BadZipFile as error:
+        raise ValueError(str(error)) from None
+    except Exception:  # whatever numpy and zlib say of bytes that are no arrays helps nobody
+        raise ValueError("no .npz file of plain arrays") from None
+    if "meta" not in arrays:
+        raise ValueError("it has no description (meta)")
+    try:
+        meta = json.loads(arrays.pop("meta").tobytes().decode("utf-8"))
+    except (ValueError, RecursionError):
+        raise ValueError("its description is no JSON") from None
+    if not isinstance(meta, dict) or "format" not in meta:
+        raise ValueError("its description has no format")
+    return meta, arrays
+
+
+def _check_arrays(meta: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+    """Check names, shapes, types and numbers of the arrays against the description; ValueError: what is wrong."""
+    width, pieces, labels = meta["width"], len(meta["pieces"]), len(meta["labels"])
+
+    def check(name: str, shape: tuple[int | None, ...], kind: type) -> tuple[int, ...]:
+        array = arrays.get(name)
+        if array is None:
+            raise ValueError(f"it has no {name}")
+        if array.dtype != kind:
+            raise ValueError(f"{name} holds {array.dtype}, not {np.dtype(kind)}")
+        if array.ndim != len(shape) or any(n not in (None, found) for n, found in zip(shape, array.shape)) or not array.size:
+            expected = tuple("any" if n is None else n for n in shape)
+            raise ValueError(f"{name} has shape {array.shape}, not {expected}".replace("'", ""))
+        if kind is np.float32 and not np.isfinite(array).all():
+            raise ValueError(f"{name} holds numbers that are not finite")
+        return tuple(array.shape)
+
+    def product(name: str, rows: int, columns: int | None) -> int:
+        found = check(f"{name}.weight", (rows, columns), np.int8)[1]
+        check(f"{name}.scale", (found,), np.float32)
+        check(f"{name}.bias", (found,), np.float32)
+        return found
+
+    check("embedding", (pieces, width), np.int8)
+    check("embedding_scale", (pieces,), np.float32)
+    check("shape", (len(SHAPES), width), np.float32)
+    check("score", (meta["layers"],), np.float32)
+    for i in range(meta["layers"]):
+        product(f"{i}.qkv", width, 3 * width)
+        product(f"{i}.out", width, width)
+        product(f"{i}.down", product(f"{i}.up", width, None), width)
+    product("head", width, (LOOKAHEAD + 1) * labels)
 
 
 @dataclass
@@ -146,14 +239,14 @@ class Tagger:
         if not path.is_file():
             raise ValueError(f"no tagger at {path}")
         try:
-            with np.load(path, allow_pickle=False) as stored:
-                arrays = {name: stored[name] for name in stored.files}
-            meta = json.loads(arrays.pop("meta").tobytes().decode("utf-8"))
-            found = meta["format"]
-        except (OSError, KeyError, EOFError, ValueError, AttributeError, zipfile.BadZipFile) as error:
-            raise ValueError(f"{path} is not a tagger: {error}") from error
-        if found != FORMAT:
-            raise ValueError(f"{path} has format {found}, this package reads format {FORMAT}")
+            meta, arrays = _read(path)
+            if meta.get("format", FORMAT) == FORMAT:
+                check_meta(meta)
+                _check_arrays(meta, arrays)
+        except ValueError as error:
+            raise ValueError(f"{path} is not a tagger: {error}") from None
+        if meta["format"] != FORMAT:
+            raise ValueError(f"{path} has format {meta['format']!r}, this package reads format {FORMAT}")
         return cls(meta, arrays)
 
     def initial_state(self) -> State:

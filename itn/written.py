@@ -112,6 +112,7 @@ RULES: list[tuple[re.Pattern, Callable[[re.Match], tuple[str, str] | None]]] = [
     (re.compile(rf"([$€£¥])\s?({N}){SCALE}?(?! ?(?:thousand|[kKmMbB]\b))"), lambda m: _amount(m[1], m[2], m[3])),
     (re.compile(rf"\b({N}){SCALE}? (?:US )?dollars?\b"), lambda m: _amount("$", m[1], m[2])),
     (re.compile(rf"\b({N}){SCALE}? euros?\b"), lambda m: _amount("€", m[1], m[2])),
+    (re.compile(r"\b(\d{1,2}) pence\b"), lambda m: ("money", f"{m[1]} pence")),
     (re.compile(r"\b(\d{1,2}) cents?\b"), lambda m: ("money", f"{m[1]} cent{'s' if m[1] != '1' else ''}")),
     (re.compile(rf"\b({N})\s?(?:%|percent\b|per cent\b)(?! point)"), lambda m: ("measure", f"{_number(m[1])}%")),
     (re.compile(r"\b(\d{1,2})(?::(\d{2}))?\s?([aApP])\.?\s?[mM]\b\.?"), lambda m: _clock(m[1], m[2], m[3])),
@@ -127,25 +128,32 @@ RULES: list[tuple[re.Pattern, Callable[[re.Match], tuple[str, str] | None]]] = [
         re.compile(rf"\b(the )?(\d{{1,2}})(st|nd|rd|th) of ({MONTH})(?:,? ((?:1[5-9]|20)\d\d))?\b"),
         lambda m: ("date", f"the {int(m[2])}{m[3].lower()} of {_month(m[4])}{' ' + m[5] if m[5] else ''}" if m[1] else ""),
     ),
+    (
+        re.compile(rf"\b({MONTH}) the (\d{{1,2}})(st|nd|rd|th)(?:,? ((?:1[5-9]|20)\d\d))?\b"),
+        lambda m: ("date", f"{_month(m[1])} the {int(m[2])}{m[3].lower()}{' ' + m[4] if m[4] else ''}"),
+    ),
+    (re.compile(r"\b(\d{1,4}) ?([bB]\.? ?[cC]\b|[aA]\.? ?[dD]\b)\.?(?! ?\w\.)"), lambda m: ("era", f"{m[1]}|{m[2][0].lower()} {'c' if m[2][0] in 'bB' else 'd'}")),
     (re.compile(rf"\b({MONTH})(?: of)? ((?:1[5-9]|20)\d\d)\b"), lambda m: ("date", f"{_month(m[1])} {m[2]}")),
+    (
+        re.compile(r"\b(\d{2,5})(?= (?:(?:[NSEW]\.?|North|South|East|West) )?(?:[A-Z][\w.]+ ){1,2}(?:Street|St|Avenue|Ave|Road|Rd|Boulevard|Blvd|Drive|Lane|Way|Place)\b)"),
+        lambda m: ("address", m[1]),
+    ),
     (re.compile(r"\b((?:1[5-9]|20)\d0)['’]?s\b"), lambda m: ("date", f"{m[1]}s")),
     (re.compile(r"\b(Q[1-4])(?: (?:of )?((?:20|19)\d\d))?\b"), lambda m: ("date", f"{m[1]} {m[2]}" if m[2] else m[1])),
     (re.compile(r"\bFY ?(\d\d)\b"), lambda m: ("date", f"FY{m[1]}")),
     (re.compile(r"\b((?:first|second|third|fourth) quarter) (of )?((?:20|19)\d\d)\b"), lambda m: ("quarter", f"{m[1]} {m[2] or ''}|{m[3]}")),
     (re.compile(r"\b(\d+)(st|nd|rd|th)\b"), lambda m: ("ordinal", m[0].lower())),
-    (re.compile(rf"\b({N}){SCALE}?[ -]((?i:{UNIT_WORDS}))\b"), lambda m: ("unit", f"{_number(m[1])}{' ' + m[2] if m[2] else ''}|{m[3].lower()}")),
+    (re.compile(rf"\b({N}){SCALE}?[ -]((?i:{UNIT_WORDS}))\b"), lambda m: None if re.fullmatch(r"(?:19|20)\d\d", m[1]) else ("unit", f"{_number(m[1])}{' ' + m[2] if m[2] else ''}|{m[3].lower()}")),
     (re.compile(r"\bCOVID-19\b"), lambda m: ("whitelist", "covid-19")),
     (re.compile(r"\b([345])[GD]\b"), lambda m: ("whitelist", m[0].lower())),
     (re.compile(rf"\b((?:{INT})\.\d+){SCALE}?\b(?!\.\d)"), lambda m: ("decimal", f"{_number(m[1])}{' ' + m[2] if m[2] else ''}")),
     (re.compile(r"\b(?:1[7-9]\d\d|20[0-4]\d)\b(?![,.]\d)"), lambda m: ("date", m[0])),
-    (
-        re.compile(r"\b(\d{2,5})(?= (?:[NSEW]\.? )?(?:[A-Z][\w.]+ ){1,2}(?:Street|St|Avenue|Ave|Road|Rd|Boulevard|Blvd|Drive|Lane|Way|Place)\b)"),
-        lambda m: ("address", m[1]),
-    ),
     (re.compile(rf"\b({INT}){SCALE}?\b(?![:/.%\d]\d)"), lambda m: ("cardinal", f"{_number(m[1])}{' ' + m[2] if m[2] else ''}")),
     (re.compile(r"\b(Mr|Mrs|Dr)\. ?"), lambda m: ("title", {"Mr": "mister", "Mrs": "missus", "Dr": "doctor"}[m[1]])),
 ]
 _GLUED = re.compile(r"(?<=[a-z])([,?!](?=[A-Za-z])|\.(?=[A-Z][a-z]|I\b))")  # "Yes,that", "it.What"
+# footnotes, codes of libraries, phone numbers with blanks: read aloud in ways that a number grammar does not know
+_UNSPEAKABLE = re.compile(r"\d - \d|\[\d|\d\]|[A-Z]\.[A-Z]\. ?\d|: \d{5}\b|\d{2}'s\b(?<!0's)|\d- |\b[6-9]0's\b|\d, \d+, \d+, \d")
 _START = re.compile(r"(?<![\w$€£¥#+@/.,-])[\w$€£¥(+]")
 _DIGIT = re.compile(r"\d|[%$€£¥₽₹@#&+=<>_\\|~^°]")
 
@@ -153,6 +161,8 @@ _DIGIT = re.compile(r"\d|[%$€£¥₽₹@#&+=<>_\\|~^°]")
 def speak(text: str, say: Verbal, rng: random.Random) -> Spoken | None:
     """A written sentence as it is spoken, with labels; None when part of it cannot be understood."""
     text = text.replace("’", "'").replace("–", " ").replace("—", " ").replace("--", " ")
+    if _UNSPEAKABLE.search(text):
+        return None
     text = _GLUED.sub(r"\1 ", text).replace(" & ", " and ")
     out = plain([])
     at = 0  # up to here the text has been turned into words
@@ -167,9 +177,11 @@ def speak(text: str, say: Verbal, rng: random.Random) -> Spoken | None:
             if match is None:
                 continue
             found = read(match)
+            if found is None:
+                continue
             if match.end() < len(text) and re.match(r"[\w$€£¥@/]|-\d", text[match.end() :]) and not text[match.end() - 1].isspace():
                 return None  # "5G-like", "10/12", "12-34": not understood
-            spoken = _say(found, say, rng) if found and found[1] else None
+            spoken = _say(found, say, rng) if found[1] else None
             if spoken is None:
                 return None
             before = _words(text[at : match.start()])
@@ -193,6 +205,10 @@ def _say(found: tuple[str, str], say: Verbal, rng: random.Random) -> Spoken | No
     if category == "hour":
         before, hour, after = written.split("|")
         return span("time", " ".join(w for w in (before, (*base.DIGITS, *base.TEENS)[int(hour) - 1], after) if w))
+    if category == "era":
+        number, letters = written.split("|")
+        spoken = say("cardinal", number, rng)
+        return span("date", f"{spoken} {letters}") if spoken else None
     if category == "quarter":
         words, year = written.split("|")
         spoken = say("date", year, rng)
@@ -299,6 +315,10 @@ def label_numbers(sentence: Spoken) -> Spoken | None:
         ):  # fmt: skip
             mark("ordinal", i, i + 1)
         i += 1
+    for i in range(n - 1):  # minus five percent
+        if words[i] == "minus" and labels[i + 1][2:] in ("cardinal", "decimal", "measure", "money") and labels[i + 1][0] == "B":
+            if i == 0 or labels[i - 1] == "O":
+                labels[i], labels[i + 1] = "B" + labels[i + 1][1:], "I" + labels[i + 1][1:]
     return Spoken(sentence.words, labels, sentence.written)
 
 

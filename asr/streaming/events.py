@@ -19,8 +19,8 @@ class Partial:
         text: the words, separated by spaces.
         words: with start and end in seconds of the stream and confidence.
         stable: how many leading words can no longer change; only the word after them may still grow.
-        written: with ITN the written text of the stable words, less those that may still become part of a number; hardly
-            ever revised, and so a few words behind ``text``. Else None.
+        written: with ITN the same words as people write them, else None. What is settled is written and hardly ever
+            revised; the words at the end that may still become part of a number are as spoken, and may change.
     """
 
     text: str

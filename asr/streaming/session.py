@@ -151,7 +151,7 @@ class Session:
             words = self._segmenter.current.words()
             text = " ".join(word.word for word in words)
             stable = self._segmenter.current.done
-            written = self._writer.partial(stable) if self._writer else None
+            written = self._writer.partial(stable, words[len(stable) :]) if self._writer else None
             events.append(Partial(text, words, len(stable), written))
         return events, bool(segments)
 

@@ -59,12 +59,15 @@ class SegmentWriter:
         self._pushed = 0
         self._spans: list[Span] = []
 
-    def partial(self, words: Sequence[Word]) -> str:
-        """What to show of a segment whose first words, which do not change any more, are these."""
+    def partial(self, words: Sequence[Word], unstable: Sequence[Word] = ()) -> str:
+        """What to show of a segment whose first words, which do not change any more, are these.
+
+        All words are in it: those that may still become part of a number, and the unstable ones, are as spoken.
+        """
         for word in words[self._pushed :]:
             self._spans += self._stream.push(word.word, word.start, word.end).spans
             self._pushed += 1
-        return self._stream.shown
+        return " ".join(filter(None, (self._stream.known, *(word.word for word in unstable))))
 
     def segment(self, segment: Segment) -> Segment:
         """The finished segment with its written text and spans."""

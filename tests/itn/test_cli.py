@@ -61,6 +61,7 @@ def test_options(run, tmp_path):
     )
     assert run(line, "--off", "money", "--number-threshold", "0")[1] == b"acme has 7 to nine thousand dollars in january\n"
     assert run(b"twenty five\nnothing\n", "--category", "cardinal")[1] == b"25\nnothing\n"
+    assert run(b"\t twenty five \r\n  \n\r\nno\r\nten", "--category", "cardinal")[1] == b"\t 25 \r\n  \n\r\nno\r\n10"
     status, out, err = run(b"pay seven dollars\n", "--partials")
     assert (status, out) == (0, b"pay $7\n") and err.splitlines()[0].split() == ["pay", "pay", "|"]
     assert err.splitlines()[-1].strip() == "pay $7"
@@ -142,3 +143,8 @@ def test_without_parts_it_is_an_error(run, monkeypatch, folder):
 
     monkeypatch.setattr(itn.normalizer, "_load_tagger", missing)
     assert run(b"ten\n")[::2] == (2, "error: no tagger at /nowhere\n")
+
+
+def test_version(run, monkeypatch):
+    monkeypatch.setattr("importlib.metadata.version", lambda name: f"1.2 of {name}")
+    assert run(b"", "--version", profile=False) == (0, b"itn 1.2 of emformer-asr\n", "")

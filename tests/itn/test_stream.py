@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 from itn.errors import ItnError
 from itn.lexicon import Category, Lexicon, Matcher
-from itn.stream import Decider, Stream
+from itn.stream import PATIENCE, Decider, Stream
 from tests.itn.toy import ChanceTagger, RuleTagger
 
 CATEGORIES = ("cardinal", "money", "telephone")
-WORDS = ["a", "b", "twenty", "May", "x", "été", "5", "new", "york", "license", "plate", "\U0001f600", "'s", "q"]
+WORDS = ["a", "b", "twenty", "May", "x", "été", "5", "new", "york", "license", "plate", "\U0001f600", "'s", "q", "b,", "(a", "york.", "x.”"]
 LEXICON = Lexicon({"new york": "NY", "new york a b": "NYAB", "q": "Q.", "a b a b a b a b a b a b": "twelve", "b a": "b a"})
 
 
@@ -57,10 +57,11 @@ def test_invariants_whatever_the_tagger_says(text_words, seed, inside, with_hook
         text += update.final
         spans += update.spans
         assert stream.text == text and stream.shown == text + update.tail
+        assert stream.known.startswith(stream.shown) and stream.known  # never nothing while words are known
         assert len(stream.pending) <= 12 and stream.pending == tuple(text_words[i + 1 - len(stream.pending) : i + 1])
     last = stream.finish()
     text, spans = text + last.final, spans + list(last.spans)
-    assert stream.text == stream.shown == text and stream.pending == () and last.tail == ""
+    assert stream.text == stream.shown == stream.known == text and stream.pending == () and last.tail == ""
     assert text == rebuilt(text_words, spans)  # nothing dropped, doubled or changed outside spans
     whole = make(tagger, **options)
     updates = [whole.extend(text_words), whole.finish()]
@@ -104,7 +105,20 @@ def test_a_word_is_one_word():
             stream.push(bad)
         with pytest.raises(ItnError, match="word"):
             stream.extend(["fine", bad])
+    for bad in (5, None, b"x"):
+        with pytest.raises(ItnError, match="word"):
+            stream.push(bad)
+        with pytest.raises(ItnError, match="word"):
+            stream.extend(["fine", bad])
+    for bad in ("two words", b"two", 5, None):
+        with pytest.raises(ItnError, match="extend takes words, not"):
+            stream.extend(bad)
     assert stream.finish().final == "" and stream.text == ""
+
+
+def test_words_may_come_from_an_iterator():
+    stream = make(RuleTagger(), Lexicon())
+    assert stream.extend(iter("pay twenty five dollars now".split()), finish=True).final == "pay <money:twenty five dollars> now"
 
 
 class Fixed(ChanceTagger):
@@ -120,9 +134,11 @@ class Fixed(ChanceTagger):
         return p / p.sum()
 
 
-def spans_of(labels, lexicon=None):
-    stream = make(Fixed(labels), Lexicon(lexicon))
-    updates = [stream.extend([f"w{i}" for i in range(len(labels))]), stream.finish()]
+def spans_of(labels, lexicon=None, words=None, write=convert):
+    tagger = Fixed(labels)
+    decider = Decider(tagger.labels, tagger.confidence, tagger.lookahead)
+    stream = Stream(tagger, decider, Matcher(Lexicon(lexicon), {}, write), write)
+    updates = [stream.extend(words or [f"w{i}" for i in range(len(labels))]), stream.finish()]
     return [(s.category, s.start, s.end) for update in updates for s in update.spans]
 
 
@@ -136,10 +152,45 @@ def test_a_span_has_at_most_twelve_words():
     assert spans_of(["B-money"] + ["I-money"] * 10) == [("money", 0, 11)]
     twelve = ["B-money"] + ["I-money"] * 11
     assert spans_of(twelve) == [("money", 0, 12)]
-    assert spans_of(["B-telephone"] + ["I-telephone"] * 15) == [("telephone", 0, 12), ("telephone", 12, 16)]
+    sixteen = ["B-telephone"] + ["I-telephone"] * 15
+    assert spans_of(sixteen, write=lambda category, words: "1" * len(words)) == [("telephone", 0, 12), ("telephone", 12, 16)]
+    for written in ("+1 415-555-1234", "555-1234", "1234 5678"):  # a piece of it would be another number
+        assert spans_of([*sixteen, "B-money"], write=lambda category, words, form=written: form) == [("money", 16, 17)]
     # longer: a number cut in two would be two wrong numbers, so its words stay, up to the next span
     assert spans_of([*twelve, "I-money", "I-money", "B-money"]) == [("money", 14, 15)]
     assert spans_of([*twelve, "I-money", "O", "I-money"]) == [("money", 14, 15)]
+
+
+@pytest.mark.parametrize(
+    "words, found",
+    [
+        ("a b, c d", [(0, 2), (2, 4)]),
+        ("a b; c! d?", [(0, 2), (2, 3), (3, 4)]),
+        ("a five. c d.", [(0, 2), (2, 4)]),
+        ("ten a.m. c d", [(0, 4)]),
+        ("ten a.m., c d", [(0, 2), (2, 4)]),
+        ("a “b c” d", [(0, 1), (1, 3), (3, 4)]),
+        ("(a b) (c d)", [(0, 2), (2, 4)]),
+    ],
+)
+def test_punctuation_closes_a_span(words, found):
+    labels = ["B-money"] + ["I-money"] * 3
+    assert spans_of(labels, words=words.split()) == [("money", *span) for span in found]
+    # a string that is too long stays as spoken up to the next sign
+    long = [*"a b c d e f g h i j k l m".split(), "n,", "o", "p"]
+    assert spans_of(["B-money"] + ["I-money"] * 15, words=long) == [("money", 14, 16)]
+
+
+def test_quotes_are_nothing_for_the_tagger():
+    stream = make(RuleTagger(), Lexicon())
+    assert stream.extend("he paid “twenty dollars” ”".split(), finish=True).final == "he paid <money:“twenty dollars”> ”"
+
+
+def test_what_is_known_has_all_words():
+    stream = make(RuleTagger(), Lexicon({"a b": "AB"}))
+    for word, known in [("pay", "pay"), ("twenty", "pay twenty"), ("five", "pay twenty five"), ("a", "pay twenty five a")]:
+        stream.push(word)
+        assert stream.known == known
 
 
 def test_the_lexicon_cuts_spans():
@@ -151,7 +202,7 @@ def test_the_lexicon_cuts_spans():
 def test_the_category_is_the_last_words_and_the_grammar_may_refuse_it():
     """"three point one" may be of many kinds: none is probable, a span all the same."""
     decider = Decider(("O", "B-money", "I-money", "B-measure", "I-measure", "B-decimal", "I-decimal"), (0.9, 0.9), 2)
-    assert decider.decide([[0.3, 0.25, 0, 0.25, 0, 0.2, 0]], 2) == "B"
+    assert decider.decide([[0.3, 0.25, 0, 0.25, 0, 0.2, 0]], 2, last=True) == "B"
     assert decider.categories([0.0, 0, 0.1, 0.0, 0.85, 0, 0.05]) == ["measure", "money"]
     assert decider.categories([1.0, 0, 0, 0, 0, 0, 0]) == ["money", "measure", "decimal"]
 
@@ -168,15 +219,16 @@ def test_decisions_wait_for_confidence():
     assert decider.decide([[0.95, 0.05, 0.0]], 0) is None
     assert decider.decide([[0.95, 0.05, 0.0]], 1) == "O"
     assert decider.decide([[0.3, 0.2, 0.5]], 1) is None  # nothing to go on from: B-money 0.7
-    assert decider.decide([[0.4, 0.2, 0.4]], 2) == "B"
-    assert decider.decide([[0.3, 0.3, 0.4]], 2) == "I"
+    assert decider.decide([[0.4, 0.2, 0.4]], 2) is None  # what is less than clear waits for more words
+    assert decider.decide([[0.4, 0.2, 0.4]], PATIENCE) == "B"
+    assert decider.decide([[0.3, 0.3, 0.4]], 2, last=True) == "I"
 
 
 def test_the_tail_shows_probable_words_and_no_open_span():
     class Unsure(Fixed):
         def probabilities(self, words, at, delay):
             p = np.full(len(self.labels), 1e-6)
-            p[0], p[1] = (0.95, 0.05) if delay == 0 else (0.8, 0.2)
+            p[0], p[1] = (0.95, 0.05) if delay == 0 else (0.88, 0.12)
             return p / p.sum()
 
     stream = make(Unsure([]), Lexicon())

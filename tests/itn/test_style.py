@@ -80,14 +80,23 @@ def test_thousands(category, written, expected):
         ("12:30 p.m.", "12:30"),
         ("08:00 a.m. pst", "08:00 pst"),
         ("8 PM EST", "20:00 EST"),
-        ("9:40", "9:40"),
+        ("9:40", "09:40"),
+        ("6:30 pst", "06:30 pst"),
+        ("9:30 in the evening", "21:30"),
+        ("9 in the morning", "09:00"),
+        ("12:15 in the afternoon", "12:15"),
+        ("4 in the afternoon est", "16:00 est"),
+        ("11 at night", "23:00"),
+        ("2 at night", "02:00"),
+        ("12:30 at night", "00:30"),
+        ("12 in the morning", "00:00"),
         ("16:00", "16:00"),
         ("13 p.m.", "13 p.m."),
     ],
 )
 def test_24_hours(written, expected):
     assert styled("time", "x", written, clock=24) == expected
-    assert styled("time", "x", written) == written
+    assert styled("time", "x", written) == written  # 12 hours
     assert styled("address", "x", written, clock=24) == written
 
 
@@ -99,7 +108,12 @@ def test_units_and_currencies_as_words():
     assert styled("money", "seven dollars", "$7", currencies="words") == "7 dollars"
     assert styled("money", "seven dollars and thirty cents", "$7.30", currencies="words") == "7 dollars and 30 cents"
     assert styled("money", "six million euros", "€6 million", currencies="words") == "6 million euros"
-    assert styled("money", "twelve fifty", "$12.50", currencies="words") == "$12.50"  # no name was said
+    assert styled("money", "twelve fifty", "$12.50", currencies="words") is None  # no name was said, and no sign may be left
+    assert styled("money", "seven dollars thirty", "$7.30", currencies="words") == "7 dollars 30"
+    assert styled("money", "a hundred dollars", "$100", currencies="words") == "100 dollars"
+    assert styled("money", "two and a half million dollars", "$2.5 million", currencies="words") == "2.5 million dollars"
+    assert styled("measure", "two and a half percent", "2.5%", units="words") == "2.5 percent"
+    assert styled("measure", "seven hours", "7 hours", units="words", number_threshold=0) == "7 hours"
     assert styled("measure", "eight kilometers", "8 km", currencies="words") == "8 km"
 
 
@@ -128,6 +142,9 @@ def test_case(spoken, written, category, expected):
 def test_options_are_checked():
     assert Options().changed({"thousands": True}).thousands == "," and Options().changed({"clock": None}) == Options()
     assert Options().changed({"off": ["money"]}).off == {"money"}
+    for values in ({"off": 5}, {"off": [5]}):
+        with pytest.raises(ItnError, match="by their names"):
+            Options().changed(values)
     for values in ({"clock": "24"}, {"units": "si"}, {"thousands": "."}, {"number_threshold": "ten"}, {"colck": 24}):
         with pytest.raises(ItnError, match="^where: "):
             Options().changed(values, "where: ")

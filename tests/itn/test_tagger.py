@@ -125,3 +125,96 @@ def test_a_wrong_file_says_so(tmp_path):
     np.savez(tmp_path / "other.npz", weights=np.zeros(3))
     with pytest.raises(ValueError, match="other.npz is not a tagger"):
         Tagger.load(tmp_path / "other.npz")
+
+
+def _stored():
+    """A sound file's description and arrays, by hand."""
+    meta = {
+        "format": 1, "labels": ["O", "B-money", "I-money"], "pieces": ["<unk>", "<end>", "▁a"], "confidence": [0.98, 0.9],
+        "width": 8, "layers": 1, "heads": 2, "window": 4,
+    }  # fmt: skip
+    arrays = {
+        "embedding": np.ones((3, 8), np.int8), "embedding_scale": np.ones(3, np.float32),
+        "shape": np.ones((6, 8), np.float32), "score": np.ones(1, np.float32),
+    }  # fmt: skip
+    for name, rows, columns in (("0.qkv", 8, 24), ("0.out", 8, 8), ("0.up", 8, 16), ("0.down", 16, 8), ("head", 8, 9)):
+        arrays[f"{name}.weight"] = np.ones((rows, columns), np.int8)
+        arrays[f"{name}.scale"] = arrays[f"{name}.bias"] = np.ones(columns, np.float32)
+    return meta, arrays
+
+
+def _save(path, meta, arrays):
+    np.savez(path, meta=np.frombuffer(json.dumps(meta).encode(), np.uint8), **arrays)
+    return path
+
+
+def test_a_sound_file_by_hand(tmp_path):
+    tagger = Tagger.load(_save(tmp_path / "good.npz", *_stored()))
+    assert tagger.step(["a"], tagger.initial_state(), end=True).shape == (3, 3, 3)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"format": None}, "has format None, this package reads format 1"),
+        ({"labels": ["B-money", "O", "I-money"]}, "first label is 'B-money', not 'O'"),
+        ({"labels": ["O", "money", "I-money"]}, "'money' is no label"),
+        ({"labels": ["O", "B-money"]}, "head.weight has shape (8, 9), not (8, 6)"),
+        ({"labels": "OBI"}, "its labels are no list of words"),
+        ({"pieces": ["<unk>", "<end>"]}, "embedding has shape (3, 8), not (2, 8)"),
+        ({"pieces": ["<unk>", "<end>", "<end>"]}, "one of its pieces is there twice"),
+        ({"pieces": [1, 2, 3]}, "its pieces are no list of words"),
+        ({"heads": 3}, "its width 8 is no multiple of its 3 heads"),
+        ({"heads": 0}, "its heads is 0"),
+        ({"width": "8"}, "its width is 8, no whole number"),
+        ({"window": 10**9}, "its window is 1000000000"),
+        ({"layers": 2}, "score has shape (1,), not (2,)"),
+        ({"confidence": [2]}, "its confidence is no list of numbers"),
+        ({"confidence": float("nan")}, "its confidence is no list of numbers"),
+        ({"window": ...}, "its description has no window"),
+        ({"format": ...}, "its description has no format"),
+    ],
+)
+def test_a_wrong_description_says_so(tmp_path, values, words):
+    meta, arrays = _stored()
+    meta = {key: value for key, value in (meta | values).items() if value is not ...}
+    with pytest.raises(ValueError) as caught:
+        Tagger.load(_save(tmp_path / "bad.npz", meta, arrays))
+    assert words in str(caught.value) and str(caught.value).startswith(str(tmp_path / "bad.npz")) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("embedding", None, "it has no embedding"),
+        ("0.up.bias", None, "it has no 0.up.bias"),
+        ("0.qkv.weight", np.ones((8, 24), np.float32), "0.qkv.weight holds float32, not int8"),
+        ("0.qkv.weight", np.ones((8, 8), np.int8), "0.qkv.weight has shape (8, 8), not (8, 24)"),
+        ("0.up.weight", np.ones(8, np.int8), "0.up.weight has shape (8,), not (8, any)"),
+        ("0.down.weight", np.ones((8, 8), np.int8), "0.down.weight has shape (8, 8), not (16, 8)"),
+        ("shape", np.ones((6, 8)), "shape holds float64, not float32"),
+        ("head.scale", np.full(9, np.nan, np.float32), "head.scale holds numbers that are not finite"),
+        ("score", np.full(1, np.inf, np.float32), "score holds numbers that are not finite"),
+    ],
+)
+def test_a_wrong_array_says_so(tmp_path, name, value, words):
+    meta, arrays = _stored()
+    arrays = {key: array for key, array in (arrays | {name: value}).items() if array is not None}
+    with pytest.raises(ValueError) as caught:
+        Tagger.load(_save(tmp_path / "bad.npz", meta, arrays))
+    assert str(caught.value) == f"{tmp_path / 'bad.npz'} is not a tagger: {words}"
+
+
+def test_bytes_that_are_no_tagger_say_so(tmp_path):
+    good = _save(tmp_path / "good.npz", *_stored()).read_bytes()
+    np.save(tmp_path / "array.npy", np.zeros(3))
+    np.savez(tmp_path / "objects.npz", meta=np.array([{}], object))
+    np.savez(tmp_path / "text.npz", meta=np.frombuffer(b"{", np.uint8))
+    np.savez(tmp_path / "list.npz", meta=np.frombuffer(b"[]", np.uint8))
+    for content in (b"", b"hello", good[:200], good[:-30], (tmp_path / "array.npy").read_bytes(), (tmp_path / "objects.npz").read_bytes(),
+                    (tmp_path / "text.npz").read_bytes(), (tmp_path / "list.npz").read_bytes(),
+                    good.replace(b"\x01" * 24, b"\x02" * 24)):  # fmt: skip
+        (tmp_path / "bad.npz").write_bytes(content)
+        with pytest.raises(ValueError, match="bad.npz is not a tagger: ") as caught:
+            Tagger.load(tmp_path / "bad.npz")
+        assert "pickle" not in str(caught.value) and "\n" not in str(caught.value)

@@ -66,7 +66,10 @@ def test_sessions_write_what_the_normaliser_writes(tmp_path, seed):
             stable = [word.word for word in event.words[: event.stable]]
             stream = normalizer.stream()
             stream.extend(stable)
-            assert event.written == event.shown == stream.shown
+            rest = [word.word for word in event.words[event.stable :]]
+            assert event.written == event.shown == " ".join([stream.known, *rest]).strip()
+            assert bool(event.written) == bool(event.text)  # never nothing while words are known
+            assert event.written.startswith(stream.shown) and event.written.endswith(tuple(rest[-1:]) or stream.known)
     offline = recognizer.transcribe(audio, itn=normalizer, endpoint=CUT)[0]
     live = recognizer.transcribe(audio, itn=normalizer, endpoint=CUT, streaming=True)[0]
     assert offline.written == live.written == " ".join(final.written for final in finals)
@@ -185,8 +188,10 @@ def test_command_line(tmp_path, monkeypatch, capsys, request):
             (["--itn", "--itn-lexicon", "bad.tsv"], "bad.tsv:1: no tab"),
             (["--itn-lexicon", "mine.tsv"], "--itn-lexicon needs --itn"),
             (["--itn=prosa"], "did you mean prose?"),
+            (["--itn", "prosa"], "error: no such audio file: prosa; did you mean the profile prose?"),
+            (["--itn", "nope.wav"], "nope.wav"),
         ):
             status, out, err = run(audio, *arguments)
-            assert (status, out) == (2, "") and words in err and err.count("\n") == 1
+            assert status == 2 and (out == "" or "nope.wav" in err) and words in err and err.count("\n") == 1
     finally:
         load_normalizer.cache_clear()
