@@ -337,6 +337,7 @@ def fit(arguments: argparse.Namespace) -> None:
                 shown, total, positions = now, 0.0, 0
             if step % 2000 == 0:
                 save()
+                torch.save({"net": net.state_dict()}, out / f"step-{step}.pt")  # for convert --average
                 show(dev, net)
     except KeyboardInterrupt:
         save()
@@ -365,7 +366,9 @@ def convert(arguments: argparse.Namespace) -> None:
 
     out = Path(arguments.out)
     names = json.loads(need(out / "pieces.json", "run itn train prepare first").read_text())
-    stored = torch.load(need(out / "checkpoint.pt", "run itn train fit first"), weights_only=True)["net"]
+    paths = [Path(p) for p in arguments.average] or [out / "checkpoint.pt"]
+    nets = [torch.load(need(path, "run itn train fit first"), weights_only=True)["net"] for path in paths]
+    stored = {name: torch.stack([net[name] for net in nets]).mean(0) for name in nets[0]}
     config = TaggerConfig(width=stored["embedding.weight"].shape[1], layers=sum(k.endswith("qkv.weight") for k in stored))
     net = TaggerNet(config, len(names), len(LABELS))
     net.load_state_dict(stored)
@@ -456,6 +459,7 @@ def main(argv: list[str] | None = None) -> int:
             command.add_argument("--sentences", type=int, default=None, help="so many of each source")
         else:
             command.add_argument("--to", help="the file to write")
+            command.add_argument("--average", nargs="+", default=[], metavar="CHECKPOINT", help="the mean of these instead of the run's last one")
             command.add_argument("--confidence", type=float, nargs=2, default=(0.98, 0.9), help="what decides a word 0 and 1 words after it")
     arguments = parser.parse_args(argv)
     arguments.run(arguments)

@@ -304,7 +304,6 @@ def quantity_edges(
             ("hundreds", cost(scales, 0.5), "amount"),
             ("hundreds", say(" thousand", "000", 0.5), "amount"),
             ("start", say("a thousand", "1000", 1.5), "amount"),
-            ("start", say("hundred", "100", 5.0), "amount"),
             ("start", say("a", "1", 1.5), "article"),
             ("article", scales, "amount"),
         ]

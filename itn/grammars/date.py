@@ -24,6 +24,11 @@ ORDINALS = (
     "first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth", "eleventh",
     "twelfth", "thirteenth", "fourteenth", "fifteenth", "sixteenth", "seventeenth", "eighteenth", "nineteenth",
 )  # fmt: skip
+MONTH_DAYS = {  # last day: (months, their numbers)
+    last: (tuple(m for m, d in zip(MONTHS, days) if d == last), [n for n, d in enumerate(days, 1) if d == last])
+    for days in [(31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)]
+    for last in (29, 30, 31)
+}
 DECADES = ("twenties", "thirties", "forties", "fifties", "sixties", "seventies", "eighties", "nineties")
 ERAS = (  # spoken, written, cost
     ("b c", "BC", 0.0), ("bc", "BC", 1.0), ("b.c.", "BC", 1.5), ("b c e", "BCE", 0.0), ("bce", "BCE", 1.0),
@@ -40,11 +45,11 @@ def _ordinal_suffix(day: int) -> str:
 
 
 @cache
-def day(suffix: bool) -> Fst:
-    """first..thirty first -> 1..31, or 1st..31st"""
+def day(suffix: bool, last: int = 31) -> Fst:
+    """first..thirty first -> 1..31, or 1st..31st; up to `last`"""
     twenties = (f"twenty {name}" for name in ORDINALS[:9])
     names = enumerate((*ORDINALS, "twentieth", *twenties, "thirtieth", "thirty first"), 1)
-    return base.pairs([(name, f"{i}{_ordinal_suffix(i) if suffix else ''}") for i, name in names])
+    return base.pairs([(name, f"{i}{_ordinal_suffix(i) if suffix else ''}") for i, name in names if i <= last])
 
 
 @cache
@@ -89,25 +94,27 @@ def year() -> Fst:
 
 def _day_dates(style: Style) -> Fst:
     """Day and month in all their orders, with or without the year, after a weekday or alone."""
-    month, ordinal, plain = _words(MONTHS), day(True), day(False)
-    named = ordinal if style.day_suffix == "ordinal" else plain
-    number = cost(_up_to(style.day_cardinal_from, 31), 3.0)
-    # july fourth, july four, july the fourth
-    after_month = pynini.union(named, number, cost(pynini.accep("the ") + ordinal, 2.0))
-    forms: list[Fst] = [month + " " + after_month, ordinal + " of " + month]
-    if style.ordinal_dates:
-        forms.append(pynini.accep("the ") + ordinal + " of " + month)
-    else:
-        forms.append(drop("the ") + plain + say(" of ", " ") + month)
-    # "the fifth may be ..." is no date
-    unambiguous = _words(tuple(m for m in MONTHS if m not in ("may", "march")))
-    the = maybe(pynini.accep("the "), 2.0)
-    forms.append(pynini.union(cost(the + ordinal, 2.0), cost(number, 1.0)) + " " + unambiguous)
+    forms: list[Fst] = []
+    for last, (months, _) in MONTH_DAYS.items():
+        month, ordinal, plain = _words(months), day(True, last), day(False, last)
+        named = ordinal if style.day_suffix == "ordinal" else plain
+        number = cost(_up_to(style.day_cardinal_from, last), 3.0)
+        # july fourth, july four, july the fourth
+        after_month = pynini.union(named, number, cost(pynini.accep("the ") + ordinal, 2.0))
+        forms += [month + " " + after_month, ordinal + " of " + month]
+        if style.ordinal_dates:
+            forms.append(pynini.accep("the ") + ordinal + " of " + month)
+        else:
+            forms.append(drop("the ") + plain + say(" of ", " ") + month)
+        # "the fifth may be ..." is no date
+        unambiguous = _words(tuple(m for m in months if m not in ("may", "march")))
+        the = maybe(pynini.accep("the "), 2.0)
+        forms.append(pynini.union(cost(the + ordinal, 2.0), cost(number, 1.0)) + " " + unambiguous)
     joint = pynini.union(" ", cost(pynini.accep(" of "), 3.0))
     dates = pynini.union(*forms) + maybe(joint + year())
-    month_of_year = month + pynini.union(" ", cost(pynini.accep(" of "), 1.5)) + year()
+    month_of_year = _words(MONTHS) + pynini.union(" ", cost(pynini.accep(" of "), 1.5)) + year()
     weekday = _words(WEEKDAYS) + " "
-    return pynini.union(maybe(weekday) + pynini.union(dates, "the " + ordinal), month_of_year).optimize()
+    return pynini.union(maybe(weekday) + pynini.union(dates, "the " + day(True)), month_of_year).optimize()
 
 
 def _decades(style: Style) -> Fst:
@@ -161,7 +168,11 @@ def _numeric() -> Fst:
     """ten slash twelve slash nineteen -> 10/12/19; nine eleven -> 9/11"""
     slash = say(" slash ", "/")
     two = pynini.union(base.two_digits(), drop("oh ") + add("0") + base.digit())
-    spelled = _up_to(1, 12) + slash + _up_to(1, 31) + maybe(slash + pynini.union(two, year()))
+    days = []
+    for last, (_, numbers) in MONTH_DAYS.items():
+        month = _up_to(1, 12) @ pynini.union(*map(str, numbers))
+        days.append(month + slash + _up_to(1, last))
+    spelled = pynini.union(*days) + maybe(slash + pynini.union(two, year()))
     return pynini.union(spelled, say("nine eleven", "9/11")).optimize()
 
 

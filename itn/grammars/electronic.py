@@ -5,7 +5,11 @@
 
 The alphabet is open, any word of letters and digits may be a name, so this is a small graph of loops. A name is words, spelled letters
 and numbers in a row, written without spaces; a sign that makes it more than words is required. Two words joined cost much (they are
-understood, hardly ever said for data); a word and a number ("kim ninety nine") cost little.
+understood, hardly ever said for data), three are refused: "i bought it at zappos dot com" is a sentence. A word and a number ("kim ninety
+nine") cost little.
+
+What no name may be (a sign word, "and" after a number) would need a copy of its complement in every name. Instead a veto reads such words
+at a cost no reading can beat and writes nothing, which is how a span is refused.
 """
 
 from __future__ import annotations
@@ -45,19 +49,40 @@ QUERY = [
 ]
 
 
-def _number() -> Fst:
-    """A number inside a name: digits, pairs, "nineteen eighty four" as two pairs, "two thousand five", "one hundred"."""
-    year = base.say("two thousand ", "20") + pynini.union(base.two_digits(), base.add("0") + base.digit())
-    round_one = base.digit() + pynini.union(base.say(" hundred", "00"), base.say(" thousand", "000"))
-    double = base.drop("double ") + pynini.union(
-        *(base.digit_or_zero() @ str(d) + base.add(str(d)) for d in range(10))
-    )
-    options = [
-        base.digit_or_zero(oh=0.5),
-        base.cost(base.two_digits(), 0.3),
-        base.cost(pynini.union(year, round_one), 1.0),
+def _numbers(name: str) -> Edges:
+    """Numbers inside a name, from `NAME number` to `NAME number.`: digits, pairs ("nineteen eighty four" are two), "two thousand five",
+    "one hundred twenty five", "twenty five hundred".
+
+    A round pair is followed by zero, another pair or no number at all: "twenty four" is never 204. Hundreds behind other digits are
+    left to the veto: every word here has one copy, for size.
+    """
+    start, end, pairs = f"{name} number", f"{name} number.", f"{name} pairs"
+    ones, one, two, tens, rounded, tail = (f"{name} {p}" for p in ("ones", "one", "two", "tens", "rounded", "tail"))
+    digit, oh = base.digit_or_zero(oh=0.5), pynini.union(base.say("zero", "0", 0.3), base.say("oh", "0", 0.5))
+    double = base.drop("double ") + pynini.union(*((digit @ str(d)) + base.add(str(d)) for d in range(10)))
+    return [
+        (start, FREE, ones),
+        (ones, base.digit(), one),
+        (start, pynini.union(oh, base.say("o", "0", 1.5), base.cost(double, 2.0)), end),
+        (start, FREE, pairs),
+        (pairs, base.cost(base.teen(), 0.3), two),
+        (pairs, base.pairs([(word, str(i), 0.3) for i, word in enumerate(base.TENS, 2)]), tens),
+        (tens, DROP_SPACE + base.digit(), two),
+        (tens, base.add("0"), rounded),
+        (rounded, FREE, f"{end}."),
+        (rounded, base.drop(" ", 0.3) + oh, end),
+        (rounded, base.drop(" ", 0.3), pairs),
+        (one, FREE, end),
+        (one, base.drop(" hundred", 0.5), tail),
+        (one, base.say(" thousand", "0", 0.5), tail),
+        (two, FREE, end),
+        (two, base.drop(" hundred", 0.5), tail),
+        (tail, base.add("00"), f"{end}."),
+        (tail, DROP_SPACE, pairs),
+        (tail, base.say(" ", "0"), ones),
+        (end, base.drop(" ", 0.3), start),
+        (end, FREE, f"{end}."),
     ]
-    return pynini.union(*options, base.cost(double, 2.0)).optimize()
 
 
 def _name(name: str) -> Edges:
@@ -65,23 +90,77 @@ def _name(name: str) -> Edges:
     letters = pynini.union(*"abcdefghijklmnopqrstuvwxyz").optimize()
     numeral = base.cost(NUMERAL, 6.0)  # already written
     inner = pynini.union(letters, numeral).optimize()
-    word, letter, number, end = f"{name} word", f"{name} letter", f"{name} number", f"{name}."
+    word, second, letter, number = f"{name} word", f"{name} second", f"{name} letter", f"{name} number"
     pieces = pynini.union(letters, numeral) + pynini.closure(inner, 1)
     edges: Edges = [
         (word, base.cost(pieces, 1.0), f"{word}."),
+        (second, base.cost(pieces, 1.0), f"{second}."),
         (letter, base.cost(letters, 0.8), f"{letter}."),
-        (number, _number(), f"{number}."),
-    ]
-    edges += [
-        (name, pynini.accep("", weight=w), kind) for kind, w in ((word, 0.0), (letter, 1.0), (number, 0.5))
+        (name, FREE, word),
+        (name, pynini.accep("", weight=1.0), letter),
+        *_numbers(name),
     ]
     joints = {
-        (word, number): 0.3, (word, letter): 5.0, (word, word): 6.0,
-        (letter, letter): 0.0, (letter, number): 0.3, (letter, word): 5.0,
-        (number, number): 0.3, (number, letter): 1.2, (number, word): 3.0,
+        (word, letter): 5.0, (word, second): 6.0, (letter, letter): 0.0, (letter, second): 5.0,
+        (f"{number}.", letter): 1.2, (f"{number}.", second): 3.0,
     }  # fmt: skip
+    edges.append((name, pynini.accep("", weight=0.5), number))
+    joints |= {(kind, number): 0.3 for kind in (word, second, letter)}
     edges += [(f"{a}.", base.drop(" ", weight), b) for (a, b), weight in joints.items()]
-    return edges + [(f"{kind}.", FREE, end) for kind in (word, letter, number)]
+    return edges + [(f"{kind}.", FREE, f"{name}.") for kind in (word, second, letter, number, f"{number}.")]
+
+
+VETO = -1000.0  # below every reading
+SIGN_WORDS = ("dot", "at", "slash", "underscore", "dash", "hyphen", "colon", "plus")
+
+
+def _veto() -> Fst:
+    """Words that make a span no address, written as nothing: sign words in the place of a name, numbers run into words."""
+    byte = pynini.union(*"abcdefghijklmnopqrstuvwxyz ").optimize()
+
+    def any_of(words: tuple[str, ...] | list[str]) -> Fst:
+        return pynini.union(*words).optimize()
+
+    anything = pynini.closure(byte)
+    and_slash, others = any_of(["colon", "slash"]), any_of([word for word in SIGN_WORDS if word not in ("colon", "slash")])
+    tens, digit_words = any_of(base.TENS), any_of(base.DIGITS)
+    edges = [
+        ("start", any_of([word for word in SIGN_WORDS if word not in ("at", "underscore")]), "bad"),
+        ("start", FREE, "word"),
+        ("start", anything + " ", "word"),
+        ("word", others, "other"),
+        ("word", and_slash, "slash"),
+        ("other", FREE, "end"),
+        ("other", pynini.accep(" "), "sign"),
+        ("sign", any_of(SIGN_WORDS), "bad"),
+        ("slash", pynini.accep(" "), "no slash"),
+        ("no slash", any_of([word for word in SIGN_WORDS if word != "slash"]), "bad"),
+        ("start", anything + pynini.difference(byte, "n") + " slash slash", "bad"),
+        ("word", pynini.accep("colon"), "end"),
+        # numbers
+        ("word", digit_words, "digit"),
+        ("word", any_of(base.TEENS), "teen"),
+        ("word", tens, "tens"),
+        ("word", any_of(["hundred", "thousand"]), "scale"),
+        ("digit", FREE, "number"),
+        ("teen", FREE, "number"),
+        ("tens", FREE, "number"),
+        ("scale", FREE, "number"),
+        ("number", any_of([" and", *(f" {scale}" for scale in base.SCALES[1:])]), "bad"),
+        ("number", " " + digit_words, "digits"),
+        ("digits", pynini.accep(" thousand"), "bad"),
+        ("teen", pynini.accep(" thousand"), "bad"),
+        ("tens", any_of([" thousand", " hundred"]), "bad"),
+        ("scale", any_of([" thousand", " hundred"]), "bad"),
+        ("digit", " " + digit_words, "few"),
+        ("teen", " " + digit_words, "few"),
+        ("scale", " " + digit_words, "few"),
+        ("number", " " + any_of(base.TEENS), "few"),
+        ("number", " " + tens + " " + digit_words, "few"),
+        ("few", pynini.accep(" hundred"), "bad"),
+        ("bad", pynini.union("", " " + anything), "end"),
+    ]
+    return pynini.concat(pynini.accep("", weight=VETO), pynini.cross(base.graph(edges, "start", "end"), ""))
 
 
 def _versions() -> Edges:
@@ -112,12 +191,13 @@ def grammar(style: Style) -> Fst:
             for s, w in (("slash slash", 0), ("forward slash forward slash", 1), ("double slash", 3))
         )
     )
-    www = base.say("w w w", "www", 0.2)
+    www = base.pairs([("w w w", "www", 0.2), ("triple w", "www", 3.0), ("double u double u double u", "www", 4.0)])
     edges: Edges = [
         # "first": nothing but words so far; "dotted": a sign has been said, so it may end
         *_name("first"),
         *_name("dotted"),
         ("start", FREE, "first"),
+        ("start", base.say("underscore ", "_", 4.0), "first"),
         ("start", www, "first."),
         ("first.", pynini.union(dot, underscore, base.cost(dash, 2.0)), "dotted"),
         ("first.", dash, "first"),
@@ -157,5 +237,6 @@ def grammar(style: Style) -> Fst:
             "path",
         ),
         *_versions(),
+        ("start", _veto(), "end"),
     ]
     return base.graph(edges, "start", "end")

@@ -101,7 +101,7 @@ def grammar(style: Style) -> Fst:
     one_word, many_word = _names(words, style)
     one_top, many_top = _names([row for row in symbols if row["per"] and row["kind"] != "duration"], style)
     edges = [
-        edge for edge in base.quantity_edges(style.point_zero, False, 2, threshold) if edge[2] != "small"
+        edge for edge in base.quantity_edges(style.point_zero, style.loose_numbers, 2, threshold) if edge[2] != "small"
     ]
     edges += [("start", base.say("one", "1"), "one"), ("one", pynini.accep(""), "small")]
     edges += [
@@ -120,12 +120,9 @@ def grammar(style: Style) -> Fst:
     else:
         few = base.union_of(list(base.small_words(threshold)[1:])) @ base.below_100()
         edges += [("start", few, "few"), ("few", pynini.accep(""), "small"), ("few", pynini.accep(""), "any")]
-    if style.loose_numbers:
+    if style.loose_numbers:  # two and a half percent
         percent = base.pairs(_names([row for row in symbols if row["kind"] == "percent"], style)[1])
-        scales = pynini.union(*(f" {scale}" for scale in base.SCALES[1:]))
-        hundred = pynini.union(base.say("a hundred", "100", 1.5), base.say("hundred", "100", 5.0))
-        edges += [("start", base.halves(), "half"), ("half", scales, "amount"), ("half", percent, "end")]
-        edges += [("start", hundred, "any")]
+        edges.append(("half", percent, "end"))
     height = _feet_and_inches(symbols + words, style)
     if height:
         edges += [("start", base.below_100() + base.cost(height, 1.0), "end")]

@@ -5,7 +5,8 @@ digits 619-822-4407, with a country code before it 1-800-555-1212 or "+44 207-94
 from 3 digits on is joined. Also IP addresses ("one ninety two dot one sixty eight dot four dot nine") and extensions.
 
 The words become bare digits first; a small counting transducer then sets the signs between them. "double" and "triple" may thus cross a
-group. Pairs ("twelve twelve") are understood where people use them: in the last four digits and in joined strings.
+group. Pairs are understood where people use them: in the last four digits ("twelve twelve"), in "six nineteen" for 619, and in joined
+strings. "twenty four" is 24 and never 204: after a round pair come zero, another pair, or the end.
 """
 
 from __future__ import annotations
@@ -28,12 +29,15 @@ def _digit() -> Fst:
     return base.digit_or_zero(oh=0.3)
 
 
-def _pair() -> Fst:
-    """Two digits said as a number. A round one costs more: "twenty four" is 24, never 204."""
-    number = base.two_digits()
-    rounded = pynini.union(*"23456789") + "0"
-    others = pynini.difference(NUMERAL**2, rounded).optimize()
-    return pynini.union(base.cost(number @ rounded, 3.5), base.cost(number @ others, 2.0)).optimize()
+def _pair(rounded: bool = False) -> Fst:
+    """Two digits said as a number: 11..99 that end in no zero, or the round ones, which no other digit than zero may follow."""
+    tens = pynini.union(*"23456789") + "0"
+    wanted = tens if rounded else pynini.difference(NUMERAL**2, tens).optimize()
+    return base.cost(base.two_digits() @ wanted, 3.5 if rounded else 2.0)
+
+
+def _zero() -> Fst:
+    return (_digit() @ "0").optimize()
 
 
 def _dash(written: str = "-") -> Fst:
@@ -78,11 +82,15 @@ def _phone(style: Style) -> Edges:
     edges += _places("n", range(9, 10), {}, double=False)
     free = pynini.accep("")
     hundred = base.digit() + base.say(" hundred", "00", 0.7)  # eight hundred five five five ...
-    edges += [("n0", hundred, "n3"), ("n6+", _pair(), "n8"), ("n8+", _pair(), "n10"), ("n10", free, "end")]
+    pair, rounded = _pair(), _pair(rounded=True)
+    edges += [("n0", hundred, "n3"), ("n1+", pair, "n3"), ("n4+", pair, "n6")]  # six nineteen, eight twenty two
+    edges += [("n6+", pair, "n8"), ("n6+", rounded, "n8r"), ("n8r", DROP_SPACE, "n8r+"), ("n8r+", _zero(), "n9")]
+    edges += [("n8+", free, "n8p"), ("n8r+", free, "n8p")]
+    edges += [("n8p", pynini.union(pair, rounded), "n10"), ("n10", free, "end")]
     code = _string(_digit(), _repeated("double", "dd", 2.0)) @ NUMERAL ** (1, 3)
-    plus = base.say("plus ", "+") + pynini.union(code, base.cost(_pair(), 0.5)) + SPACE
+    plus = base.say("plus ", "+") + pynini.union(code, base.cost(pair, 0.5)) + SPACE
     sign = pynini.union(base.say(" ", style.phone_country), _dash(style.phone_country))
-    trunk = pynini.union(base.digit(), base.cost(_pair(), 2.0)) + sign
+    trunk = pynini.union(base.digit(), base.cost(pair, 2.0)) + sign
     edges += [("start", free, "n0"), ("start", plus.optimize(), "n0"), ("start", trunk.optimize(), "n0")]
     if style.phone_short:  # 822-4407: the last seven places
         edges.append(("start", free, "n3+"))
@@ -103,9 +111,11 @@ def _ip() -> Edges:
     """An IP address, with a port perhaps."""
     nonzero = base.digit()
     digits = nonzero + pynini.closure(DROP_SPACE + _digit(), 0, 2)
-    pairs = base.cost(pynini.closure(nonzero + DROP_SPACE, 0, 1) + _pair(), -1.0)
-    double = _repeated("double", "dd", 2.0) @ (pynini.difference(NUMERAL, "0") + NUMERAL)
-    octet = pynini.union(digits, pairs, _digit() @ "0", double).optimize()
+    pairs = base.cost(pynini.closure(nonzero + DROP_SPACE, 0, 1) + base.two_digits(), 1.5)
+    double = _repeated("double", "dd", 2.0)
+    in_full = base.cost(base.below_1000() @ NUMERAL**3, 2.5)  # two hundred fifty five
+    byte = pynini.union(*(str(i) for i in range(256))).optimize()
+    octet = (pynini.union(digits, pairs, _digit(), double, in_full) @ byte).optimize()
     dot = pynini.union(base.say(" dot ", "."), base.say(" point ", ".", 2.5)).optimize()
     states = ["start", "ip1", "ip2", "ip3", "ip4"]
     edges = [(a, octet, f"{b}.") for a, b in zip(states, states[1:])]
@@ -115,20 +125,20 @@ def _ip() -> Edges:
 
 def _joined() -> Edges:
     """Strings of three digits and more that have no form of their own, from "joined" to "end"; "more" takes any number of digits."""
-    double, triple, pair = (
-        _repeated("double", "dd", 2.0).optimize(),
-        _repeated("triple", "ddd", 2.5).optimize(),
-        _pair(),
-    )
+    double, triple = _repeated("double", "dd", 2.0).optimize(), _repeated("triple", "ddd", 2.5).optimize()
+    pair, rounded = _pair(), _pair(rounded=True)
     edges = [
         ("joined", _digit(), "j1"),
         ("joined", base.cost(pair, 1.0), "j2"),
+        ("joined", base.cost(rounded, 1.0), "j2r"),
         ("joined", double, "j2"),
         ("joined", triple, "j3"),
     ]
-    edges += [("j1", DROP_SPACE, "j1+"), ("j1+", _digit(), "j2"), ("j1+", pair, "j3"), ("j1+", double, "j3")]
+    edges += [("j1", DROP_SPACE, "j1+"), ("j1+", _digit(), "j2"), ("j1+", pair, "j3"), ("j1+", rounded, "j3r"), ("j1+", double, "j3")]
     edges += [("j2", DROP_SPACE, "more"), ("j3", DROP_SPACE, "more"), ("j3", pynini.accep(""), "end")]
-    return edges + [("more", unit, "j3") for unit in (_digit(), pair, double, triple)]
+    edges += [("j2r", DROP_SPACE, "round"), ("j3r", DROP_SPACE, "round"), ("j3r", pynini.accep(""), "end")]
+    edges += [("more", _digit(), "j3"), ("more", pynini.accep(""), "number"), ("round", _zero(), "j3"), ("round", pynini.accep(""), "number")]
+    return [*edges, ("number", rounded, "j3r")] + [("number", unit, "j3") for unit in (pair, double, triple)]
 
 
 def grammar(style: Style) -> Fst:

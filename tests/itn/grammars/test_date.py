@@ -63,6 +63,10 @@ NEMO = date.grammar(
         ("f y twenty twenty one", "FY2021", "FY2021"),
         ("ten slash twelve slash nineteen", "10/12/19", "10/12/19"),
         ("nine eleven", "9/11", "9/11"),
+        ("february twenty ninth", "february 29", "february 29"),
+        ("two slash twenty nine", "2/29", "2/29"),
+        ("the thirty first of may", "the 31st of may", "31 may"),
+        ("february twenty thirty", "february 2030", "february 2030"),
     ],
 )
 def test_written(spoken, prose, nemo):
@@ -76,6 +80,7 @@ def test_written(spoken, prose, nemo):
         "", "july", "may", "monday", "march of", "seventeen", "seven hundred", "seven seventy seven", "twenty hundred",
         "three thousand nine", "july thirty second", "july fortieth", "fifth may", "third quarter", "twentieth century",
         "nineteen eighty four nineteen eighty five", "q five", "july  fourth", "first", "sixty nine", "a d",
+        "february thirtieth", "april thirty one", "the thirty first of april", "thirty first june", "two slash thirty one",
     ],
 )  # fmt: skip
 def test_refused(spoken):

@@ -43,6 +43,15 @@ EXAMPLES = {
     "report dot p d f": "report.pdf",
     "final underscore report dot doc x": "final_report.docx",
     "song dot m p three": "song.mp3",
+    "one hundred twenty five dot com": "125.com",
+    "kim two hundred five at gmail dot com": "kim205@gmail.com",
+    "twenty five hundred dot com": "2500.com",
+    "kim twenty four at mail dot com": "kim24@mail.com",
+    "kim twenty oh four at mail dot com": "kim2004@mail.com",
+    "nine gag dot com": "9gag.com",
+    "underscore doe at gmail dot com": "_doe@gmail.com",
+    "triple w dot kernel dot org": "www.kernel.org",
+    "double u double u double u dot kernel dot org": "www.kernel.org",
 }
 REFUSED = [
     "",
@@ -57,6 +66,20 @@ REFUSED = [
     "at",
     "kim  dot lee",
     "#",
+    "kim two hundred and five at gmail dot com",
+    "one hundred thousand dot com",
+    "two five thousand dot com",
+    "two thousand five hundred dot com",
+    "five million dot com",
+    "dot smith at yahoo dot com",
+    "at at at dot com",
+    "kim dot dot com",
+    "kim dot dash",
+    "plus x at y dot com",
+    "slash docs",
+    "kernel dot org slash slash docs",
+    "i bought it at zappos dot com",
+    "we bought shoes at zappos dot com",
 ]
 
 
@@ -111,4 +134,4 @@ def test_addresses_come_back(local, host, ending, number):
 
 
 def test_is_small():
-    assert len(FST.write_to_string()) < 100 * 1024
+    assert len(FST.write_to_string()) < 104 * 1024

@@ -23,6 +23,17 @@ GRAMMARS = {name: measure.grammar(style) for name, style in STYLES.items()}
         ("minus two percent", "-2%", "-2 %"),
         ("negative two percent", "-2%", "negative 2 %"),
         ("a hundred percent", "100%", ""),
+        ("a hundred degrees", "100 degrees", ""),
+        ("a hundred miles", "100 miles", ""),
+        ("a hundred and fifty miles", "150 miles", ""),
+        ("a thousand miles", "1000 miles", ""),
+        ("five percentage points", "5 percentage points", ""),
+        ("one percentage point", "1 percentage point", ""),
+        ("twenty mph", "20 mph", "20 mph"),
+        ("twenty km", "20 km", "20 km"),
+        ("two gb", "2 GB", "2 gb"),
+        ("five gallons per minute", "5 gallons per minute", ""),
+        ("ten cubic meters per day", "10 cubic meters per day", ""),
         ("two and a half percent", "2.5%", ""),
         ("zero percent", "0%", "0 %"),
         ("zero liters", "0 liters", ""),
@@ -68,7 +79,7 @@ def test_written(spoken, prose, nemo):
 @pytest.mark.parametrize(
     "spoken",
     [
-        "", "four", "percent", "half a percent", "four percentage points", "a mile", "half a mile", "two and a half miles",
+        "", "four", "percent", "half a percent", "half a percentage point", "hundred percent", "hundred kilometers", "a mile", "half a mile", "two and a half miles",
         "one kilometers", "four  percent", "a few feet", "feet", "a second", "four percent per hour",
     ],
 )  # fmt: skip

@@ -34,6 +34,12 @@ GRAMMARS = {name: money.grammar(load_style(name)) for name in ("prose", "nemo")}
         ("fifteen hundred dollars", "$1500", "$1500"),
         ("a hundred dollars", "$100", ""),
         ("a million dollars", "$1 million", ""),
+        ("a thousand dollars", "$1000", ""),
+        ("a hundred and fifty dollars", "$150", ""),
+        ("one million two hundred fifty thousand euros", "€1250000", "€1250000"),
+        ("two million three hundred thousand yen", "¥2300000", "¥2300000"),
+        ("two million three hundred thousand pounds", "£2300000", ""),
+        ("fifteen pounds and twenty pence", "£15.20", ""),
         ("two and a half million dollars", "$2.5 million", ""),
         ("minus five dollars", "-$5", "minus $5"),
         ("fifty cents", "50 cents", "$0.50"),
@@ -69,6 +75,7 @@ def test_written(spoken, prose, nemo):
     [
         "", "seven", "dollars", "million dollars", "a dollar", "half a million dollars", "a few dollars", "one dollars",
         "two and a half dollars", "seven  dollars", "five dollars and a half",
+        "hundred dollars", "thousand dollars", "hundred euros",
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("profile", GRAMMARS)
