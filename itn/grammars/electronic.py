@@ -124,7 +124,7 @@ def _veto() -> Fst:
     anything = pynini.closure(byte)
     and_slash, others = any_of(["colon", "slash"]), any_of([word for word in SIGN_WORDS if word not in ("colon", "slash")])
     tens, digit_words = any_of(base.TENS), any_of(base.DIGITS)
-    edges = [
+    edges: Edges = [
         ("start", any_of([word for word in SIGN_WORDS if word not in ("at", "underscore")]), "bad"),
         ("start", FREE, "word"),
         ("start", anything + " ", "word"),
@@ -147,16 +147,16 @@ def _veto() -> Fst:
         ("tens", FREE, "number"),
         ("scale", FREE, "number"),
         ("number", any_of([" and", *(f" {scale}" for scale in base.SCALES[1:])]), "bad"),
-        ("number", " " + digit_words, "digits"),
+        ("number", base.SPACE + digit_words, "digits"),
         ("digits", pynini.accep(" thousand"), "bad"),
         ("teen", pynini.accep(" thousand"), "bad"),
         ("tens", any_of([" thousand", " hundred"]), "bad"),
         ("scale", any_of([" thousand", " hundred"]), "bad"),
-        ("digit", " " + digit_words, "few"),
-        ("teen", " " + digit_words, "few"),
-        ("scale", " " + digit_words, "few"),
-        ("number", " " + any_of(base.TEENS), "few"),
-        ("number", " " + tens + " " + digit_words, "few"),
+        ("digit", base.SPACE + digit_words, "few"),
+        ("teen", base.SPACE + digit_words, "few"),
+        ("scale", base.SPACE + digit_words, "few"),
+        ("number", base.SPACE + any_of(base.TEENS), "few"),
+        ("number", base.SPACE + tens + base.SPACE + digit_words, "few"),
         ("few", pynini.accep(" hundred"), "bad"),
         ("bad", pynini.union("", " " + anything), "end"),
     ]

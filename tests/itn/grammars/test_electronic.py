@@ -115,6 +115,7 @@ def test_addresses_come_back(local, host, ending, number):
     )
     assert "  " not in spoken
     reserved = {
+        *electronic.SIGN_WORDS,
         *base.DIGITS,
         *base.TEENS,
         *base.TENS,
