@@ -154,6 +154,7 @@ def _tagger(folder: Path, tagger: Tagger) -> dict[str, Any]:
         "max_span_words": MAX_WORDS,
         "shapes": list(SHAPES),
         "unknown_piece": UNKNOWN,
+        "start": tagger.start,
         "end_piece": END,
     }
 
@@ -174,7 +175,7 @@ def _prove(folder: Path, tagger: Tagger) -> dict[str, Any]:
         rows = [onnx_tagger.step([word], state) for word in words]
         got = np.concatenate([*rows, onnx_tagger.step([], state, end=True)])
         differences.append(np.abs(got - expected).max(axis=(1, 2)))
-        pieces, shapes = encode(words, onnx_tagger.pieces, end=True)
+        pieces, shapes = encode(words, onnx_tagger.pieces, end=True, start=onnx_tagger.start)
         result = normalizer.normalize(sentence)
         case = {
             "words": words,

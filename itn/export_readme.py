@@ -7,6 +7,9 @@ from typing import Any
 
 from .stream import CLEAR, PATIENCE
 
+START = """
+A new stream begins with one such position, [{0}, -1, ...] and shape -1, before its first word; its answers are not looked at."""
+
 
 def readme(manifest: dict[str, Any], folder: Path) -> str:
     """Text of README.md beside the files of `itn.export`."""
@@ -77,7 +80,7 @@ character in no line is {tagger["unknown_piece"]}, several in a row are one. At 
 
 `log_probabilities` (n, {tagger["lookahead"] + 1}, {count}): at [i, k] those of the label of the word k words **before** word i, `labels.txt` has the
 labels. So a word gets {tagger["lookahead"] + 1} answers, each with one more word of what follows. Rows that point before the first word mean nothing. At the end of a
-sentence or stream run two more positions with pieces [{tagger["end_piece"]}, -1, ...] and shape -1: they give the last words their later answers.
+sentence or stream run two more positions with pieces [{tagger["end_piece"]}, -1, ...] and shape -1: they give the last words their later answers.{START.format(tagger["end_piece"]) if tagger["start"] else ""}
 
 **3. The decision.** Words are decided strictly in order: is it outside, does it begin a span, or continue one? With p = exp(answer k):
 outside = p(O){" + p of all labels of " + ", ".join(off) if off else ""}; continue = the sum of p(I-...) of the other categories, or 0 if the

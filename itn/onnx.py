@@ -48,16 +48,19 @@ INPUTS = ("pieces", "shapes", "keys", "values", "words")
 OUTPUTS = ("log_probabilities", "new_keys", "new_values", "new_words")
 
 
-def encode(words: list[str], pieces: Pieces, end: bool = False) -> tuple[np.ndarray, np.ndarray]:
-    """Words as the graph takes them, pieces (n, 12) and shapes (n,); with `end` two positions of the end of the stream follow."""
+def encode(words: list[str], pieces: Pieces, end: bool = False, start: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """Words as the graph takes them, pieces (n, 12) and shapes (n,).
+
+    With `start` the position of the start of the stream stands before them, with `end` two positions of its end follow.
+    """
     n = len(words)
-    rows = np.full((n + LOOKAHEAD * end, MAX_PIECES), -1, np.int64)
+    rows = np.full((start + n + LOOKAHEAD * end, MAX_PIECES), -1, np.int64)
     shapes = np.full(len(rows), -1, np.int64)
-    for i, word in enumerate(words):
+    rows[:start, 0] = rows[start + n :, 0] = END
+    for i, word in enumerate(words, int(start)):
         found = pieces(word)
         rows[i, : len(found)] = found
         shapes[i] = shape_of(word)
-    rows[n:, 0] = END
     return rows, shapes
 
 
@@ -79,6 +82,7 @@ class OnnxTagger:
         self.labels: tuple[str, ...] = tuple(meta["labels"])
         self.confidence: tuple[float, ...] = tuple(meta["confidence"])
         self.pieces = Pieces(meta["pieces"])
+        self.start = bool(meta.get("start"))
         self.meta = meta
         self._session = session
         self._cache = (meta["layers"], meta["window"] - 1, meta["width"])
@@ -140,11 +144,12 @@ class OnnxTagger:
 
     def step(self, words: list[str], state: State, end: bool = False) -> np.ndarray:
         """(n, 3, L), or (n + 2, 3, L): see `itn.tagger.Tagger.step`."""
-        pieces, shapes = encode(words, self.pieces, end)
-        if not len(pieces):
+        if not words and not end:
             return np.zeros((0, LOOKAHEAD + 1, len(self.labels)), np.float32)
+        start = self.start and not state.words[0]
+        pieces, shapes = encode(words, self.pieces, end, start)
         blocks = [slice(i, i + BLOCK) for i in range(0, len(pieces), BLOCK)]
-        return np.concatenate([self._run(pieces[block], shapes[block], state) for block in blocks])
+        return np.concatenate([self._run(pieces[block], shapes[block], state) for block in blocks])[start:]
 
     def _run(self, pieces: np.ndarray, shapes: np.ndarray, state: State) -> np.ndarray:
         given = dict(zip(INPUTS, (pieces, shapes, state.keys, state.values, state.words)))

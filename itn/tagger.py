@@ -30,7 +30,7 @@ LOOKAHEAD = 2
 FORMAT = 1
 MAX_PIECES = 12  # of a word; the rest of a longer word is not looked at
 SHAPES = ("lower", "capitalised", "upper", "mixed", "digit", "symbol")
-UNKNOWN, END = 0, 1  # rows of the embedding: a character outside the vocabulary, the end of the stream
+UNKNOWN, END = 0, 1  # rows of the embedding: a character outside the vocabulary, the edge of the stream
 BLOCK = 64  # words of one pass through the network
 WORDS_KEPT = 4096  # words whose embedding is kept
 ATTENTION_STEPS = 1023.0
@@ -173,7 +173,7 @@ class State:
     keys: np.ndarray  # (layers, H, D / H, W - 1 + BLOCK)
     values: np.ndarray  # (layers, H, W - 1 + BLOCK, D / H)
     end: int = 0  # columns of the buffers in use
-    words: int = 0  # words so far
+    words: int = 0  # positions so far: words and edges
 
 
 @dataclass
@@ -213,6 +213,9 @@ class Tagger:
         self.pieces = Pieces(meta["pieces"])
         self._embedding = arrays["embedding"]  # int8 (pieces, D)
         self._embedding_scale = arrays["embedding_scale"]  # (pieces,)
+        # the start of a stream is a position, too: without it, "five", "five five" and "five five five" look the same to sums of what was said
+        self.start: bool = bool(meta.get("start"))
+        self._edge = self._embedding[END] * self._embedding_scale[END]
         self._shape = arrays["shape"]  # (len(SHAPES), D)
 
         def product(name: str) -> _Product:
@@ -254,7 +257,7 @@ class Tagger:
         size = self.window - 1 + BLOCK
         layers = len(self._layers)
         return State(
-            np.zeros((layers, self.heads, depth, size), np.float32), np.zeros((layers, self.heads, size, depth), np.float32)
+            np.empty((layers, self.heads, depth, size), np.float32), np.empty((layers, self.heads, size, depth), np.float32)
         )
 
     def step(self, words: list[str], state: State, end: bool = False) -> np.ndarray:
@@ -265,11 +268,14 @@ class Tagger:
         """
         rows = [self._embed(word) for word in words]
         if end:
-            rows += [self._embedding[END] * self._embedding_scale[END]] * LOOKAHEAD
+            rows += [self._edge] * LOOKAHEAD
         if not rows:
             return np.zeros((0, LOOKAHEAD + 1, len(self.labels)), np.float32)
+        begins = self.start and state.words == 0
+        if begins:
+            rows.insert(0, self._edge)
         out = [self._run(np.array(rows[i : i + BLOCK]), state) for i in range(0, len(rows), BLOCK)]
-        return np.concatenate(out) if len(out) > 1 else out[0]
+        return (np.concatenate(out) if len(out) > 1 else out[0])[begins:]
 
     def _embed(self, word: str) -> np.ndarray:
         found = self._known.get(word)

@@ -143,14 +143,14 @@ class Examples:
     def batch(self, rows: np.ndarray, longest: int = 126) -> tuple[Tensor, Tensor, Tensor]:
         """(pieces (B, T, P), shapes (B, T), targets (B, T, 3) with -100 where there is nothing to say)."""
         lengths = np.minimum(self.lengths[rows], longest)
-        total = int(lengths.max()) + LOOKAHEAD
+        total = 1 + int(lengths.max()) + LOOKAHEAD  # the edges of the stream are positions, too
         types = np.full((len(rows), total), self.end, np.int64)
         targets = np.full((len(rows), total, LOOKAHEAD + 1), -100, np.int64)
         for i, (row, n) in enumerate(zip(rows, lengths)):
             start = self.offsets[row]
-            types[i, :n] = self.types[start : start + n]
+            types[i, 1 : n + 1] = self.types[start : start + n]
             for k in range(LOOKAHEAD + 1):
-                targets[i, k : n + k, k] = self.labels[start : start + n]
+                targets[i, 1 + k : 1 + n + k, k] = self.labels[start : start + n]
         pieces = self.pieces[types]
         used = max(1, int((pieces >= 0).any((0, 1)).sum()))
         return (
@@ -409,7 +409,7 @@ def convert(arguments: argparse.Namespace) -> None:
     arrays["shape"] = net.shape.weight.numpy().astype(np.float32)
     arrays["score"] = np.array(scores, np.float32)
     meta = {
-        "format": FORMAT, "labels": list(LABELS), "pieces": names, "confidence": list(arguments.confidence), **asdict(config), "parameters": sum(p.numel() for p in net.parameters()),
+        "format": FORMAT, "labels": list(LABELS), "pieces": names, "confidence": list(arguments.confidence), "start": True, **asdict(config), "parameters": sum(p.numel() for p in net.parameters()),
     }  # fmt: skip
     arrays["meta"] = np.frombuffer(json.dumps(meta, ensure_ascii=False).encode(), np.uint8)
     path = Path(arguments.to or out / "tagger.npz")

@@ -135,13 +135,13 @@ def test_pack_and_read_back(tmp_path):
     pieces = Pieces(["<unk>", "<end>", *("▁" + c for c in "abcmnie"), *"nie"])
     examples = train.Examples(tmp_path / "train_1.npz", pieces)
     batch, shapes, targets = examples.batch(np.array([0, 1]))
-    assert batch.shape[:2] == shapes.shape == (2, 7) and targets.shape == (2, 7, 3)
-    first = [data.LABELS[i] for i in targets[0, :5, 0].tolist()]
+    assert batch.shape[:2] == shapes.shape == (2, 8) and targets.shape == (2, 8, 3)
+    first = [data.LABELS[i] for i in targets[0, 1:6, 0].tolist()]
     assert first == ["O", "O", "B-time", "I-time", "I-time"]
-    assert targets[0, 2:, 2].tolist() == targets[0, :5, 0].tolist()  # two words later the same labels
-    assert targets[0, 5:, 0].tolist() == [-100, -100]
-    assert batch[0, 5, 0] == END and shapes[0, 5] == -1
-    assert targets[1, 1:, 0].tolist() == [-100] * 6
+    assert targets[0, 3:, 2].tolist() == targets[0, 1:6, 0].tolist()  # two words later the same labels
+    assert targets[0, :1, 0].tolist() == [-100] and targets[0, 6:, 0].tolist() == [-100, -100]
+    assert batch[0, 0, 0] == batch[0, 6, 0] == END and shapes[0, 0] == shapes[0, 6] == -1
+    assert targets[1, 2:, 0].tolist() == [-100] * 6
 
 
 def test_the_split_is_by_sentence_and_stable():
