@@ -103,7 +103,6 @@ def test_load_time_and_memory():
     assert megabytes < 40
 
 
-@pytest.mark.xfail(strict=False, reason="the tagger of today misses the first digits")
 def test_the_demo_recording(request, capsys):
     from asr.cli import main
 
