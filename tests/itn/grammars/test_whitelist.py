@@ -25,7 +25,7 @@ EXAMPLES = {  # prose, nemo
     "five g": ("5g", "5G"),
     "c plus plus": ("c++", "c++"),
     "elm street": ("", ""),
-    "doctor lee": ("", ""),
+    "doctor lee": ("", "dr. lee"),
 }
 
 
