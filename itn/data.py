@@ -38,8 +38,9 @@ class Verbaliser:
     """
 
     def __init__(self, profile: str = "prose", ways: int = 6):
-        grammars = {category: grammar(category, load_style(profile)) for category in CATEGORIES}
-        other = {category: grammar(category, load_style("nemo")) for category in CATEGORIES}
+        style, other_style = load_style(profile), load_style("nemo")
+        grammars = {category: grammar(category, style) for category in CATEGORIES}
+        other = {category: grammar(category, other_style) for category in CATEGORIES}
         self._inverse = {category: base.verbaliser(g) for category, g in grammars.items()}
         self._write, self._others = readers(grammars), readers(other)
         self._ways = ways
@@ -125,7 +126,7 @@ _SLOT = re.compile(r"\{(\w+\.\w+)\}|\[(\w+): ([^\]]+)\]|(\S+)")
 
 def carrier(line: str, say: Verbaliser, rng: random.Random) -> Spoken | None:
     """A hand-written line with its slots filled. Raises KeyError for an unknown slot or category."""
-    out = plain([])
+    parts = []
     for match in _SLOT.finditer(line):
         if match[1]:
             value = values.sample(match[1], rng, say)
@@ -137,8 +138,8 @@ def carrier(line: str, say: Verbaliser, rng: random.Random) -> Spoken | None:
             value = span(match[2], match[3])
         else:
             value = plain([match[4]])
-        out = out + value
-    return out
+        parts.append(value)
+    return joined(parts)
 
 
 def hand_written(name: str) -> list[str]:
@@ -215,15 +216,11 @@ def resampled(sentence: Spoken, say: Verbaliser, rng: random.Random) -> Spoken |
         "money": ("money.amount", "money.large", "money.price"), "time": ("time.ampm", "time.hour_ampm", "time.clock"), "telephone": ("telephone.us",),
         "electronic": ("electronic.email", "electronic.url"), "address": ("address.house",),
     }  # fmt: skip
-    out, i, n = plain([]), 0, len(sentence.words)
-    while i < n:
-        end = i + 1
-        while end < n and sentence.labels[end].startswith("I-"):
-            end += 1
-        piece = Spoken(sentence.words[i:end], sentence.labels[i:end], sentence.written[i:end])
-        category = sentence.labels[i][2:]
+    parts = []
+    for piece in pieces(sentence):
+        category = piece.labels[0][2:]
         text = " ".join(piece.words)
-        slot = rng.choice(kinds[category]) if category in kinds and (end - i > 1 or text not in base.DIGITS) else None
+        slot = rng.choice(kinds[category]) if category in kinds and text not in base.DIGITS else None
         if category == "measure" and text.endswith("percent"):
             slot = "measure.percent"
         elif category == "date" and re.fullmatch(r"\d{4}", piece.written[0]):
@@ -237,9 +234,8 @@ def resampled(sentence: Spoken, say: Verbaliser, rng: random.Random) -> Spoken |
         value = values.sample(slot, rng, say) if slot else piece
         if value is None:
             return None
-        out = out + value
-        i = end
-    return out
+        parts.append(value)
+    return joined(parts)
 
 
 # how often a source is drawn from, whatever its size
@@ -347,14 +343,22 @@ def earnings_dev(folder: str | Path, limit: int | None = None) -> list[tuple[str
     return out
 
 
+def pieces(sentence: Spoken) -> Iterator[Spoken]:
+    """A sentence in its spans and single words."""
+    start, n = 0, len(sentence.words)
+    while start < n:
+        end = start + 1
+        while end < n and sentence.labels[end].startswith("I-"):
+            end += 1
+        yield Spoken(sentence.words[start:end], sentence.labels[start:end], sentence.written[start:end])
+        start = end
+
+
 def spans(sentence: Spoken) -> Iterator[tuple[str, str, str]]:
     """(category, spoken, written) of every span."""
-    starts = [i for i, label in enumerate(sentence.labels) if label.startswith("B-")]
-    for start in starts:
-        end = start + 1
-        while end < len(sentence.labels) and sentence.labels[end].startswith("I-"):
-            end += 1
-        yield sentence.labels[start][2:], " ".join(sentence.words[start:end]), " ".join(w for w in sentence.written[start:end] if w)
+    for piece in pieces(sentence):
+        if piece.labels[0] != "O":
+            yield piece.labels[0][2:], " ".join(piece.words), " ".join(w for w in piece.written if w)
 
 
 _SMALL_WRITTEN = re.compile(r"\d(?:st|nd|rd|th)?|\d (?:second|minute|hour|day|week|month|year|decade)s?")

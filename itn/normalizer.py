@@ -249,7 +249,7 @@ def find_profile(name_or_folder: str | os.PathLike[str]) -> Path:
             return Path(text)
     except (OSError, ValueError):
         pass  # too long or with a zero byte: no name of a profile either
-    names = sorted(path.parent.name for path in PROFILES.glob(f"*/{MANIFEST}"))
+    names = profile_names()
     if text in names:
         return PROFILES / text
     if not names:
@@ -257,6 +257,11 @@ def find_profile(name_or_folder: str | os.PathLike[str]) -> Path:
     raise ItnError(
         f"no profile {text!r}: neither a folder with a {MANIFEST} nor one of {', '.join(names)}{hint(text, names)}"
     )
+
+
+def profile_names() -> list[str]:
+    """The profiles that ship with the package."""
+    return sorted(path.parent.name for path in PROFILES.glob(f"*/{MANIFEST}"))
 
 
 def is_profile(name_or_folder: str | os.PathLike[str]) -> bool:
@@ -270,7 +275,7 @@ def is_profile(name_or_folder: str | os.PathLike[str]) -> bool:
 
 def near_profile(name: str) -> str:
     """The profile whose name is nearest to a mistyped one; "" if none is near."""
-    near = difflib.get_close_matches(name, [path.parent.name for path in PROFILES.glob(f"*/{MANIFEST}")], n=1)
+    near = difflib.get_close_matches(name, profile_names(), n=1)
     return near[0] if near else ""
 
 

@@ -302,8 +302,7 @@ class Stream:
             label = self._decider.decide(known, position - self._decided, last)
             if label is None:
                 return
-            if self._decided >= self._next:  # else it has been written by a match already
-                self._labels.append(label)
+            self._labels.append(label)
             self._decided += 1
 
     def _assemble(self) -> None:

@@ -13,7 +13,7 @@ from functools import cache
 
 from .grammars import base
 from .grammars.base import DIGITS, TEENS, TENS
-from .written import MONTHS, Spoken, Verbal, span
+from .written import MONTHS, Spoken, Verbal, say_number, span
 
 Rng = random.Random
 Value = tuple[str, str] | Spoken  # (category, written) or words with labels
@@ -111,7 +111,7 @@ def _measure(kind: str) -> Callable[[Rng, Verbal], Spoken | None]:
         unit = rng.choice(UNITS[kind])
         low, high = (1, 90) if kind == "duration" else (1, 1000)
         written = str(_log_uniform(rng, low, high)) if kind == "duration" and rng.random() < 0.95 else _quantity(rng, low, high)
-        spoken = say("decimal" if "." in written else "cardinal", written, rng)
+        spoken = say_number(written, say, rng)
         if spoken is None:
             return None
         if written == "1":
@@ -125,7 +125,7 @@ def _any_unit(rng: Rng, say: Verbal) -> Spoken | None:
     """A quantity of any unit the grammar knows, in any of its names."""
     unit = rng.choice([row for row in _table("units.tsv") if row["kind"] != "percent"])
     written = _quantity(rng, 1, 1000)
-    spoken = say("decimal" if "." in written else "cardinal", written, rng)
+    spoken = say_number(written, say, rng)
     names = (unit["one"] if written == "1" else unit["many"]).split("|")
     return span("measure", f"{spoken} {names[0] if rng.random() < 0.7 else rng.choice(names)}") if spoken else None
 
@@ -151,7 +151,7 @@ def _temperature(rng: Rng, say: Verbal) -> Spoken | None:
     return span("measure", f"{spoken} degrees{rng.choice(['', '', '', ' fahrenheit', ' celsius'])}") if spoken else None
 
 
-def _clock_words(rng: Rng, say: Verbal) -> str:
+def _clock_words(rng: Rng) -> str:
     """A clock time as hour and minutes."""
     hour = rng.choice(DIGITS + TEENS[:3])
     minute = rng.choice(("fifteen", "thirty", "thirty", "forty five", "twenty", "ten", "forty", "fifty", "oh five", "twenty five", "fifty five", None, None))
@@ -159,12 +159,12 @@ def _clock_words(rng: Rng, say: Verbal) -> str:
 
 
 def _minute(rng: Rng) -> str:
-    minute = rng.randint(1, 59)
-    if minute < 10:
-        return f"oh {DIGITS[minute - 1]}"
-    if minute < 20:
-        return TEENS[minute - 10]
-    return TENS[minute // 10 - 2] + (f" {DIGITS[minute % 10 - 1]}" if minute % 10 else "")
+    return _pair(rng.randint(1, 59))
+
+
+def _pair(number: int) -> str:
+    """Two digits of a time, a year or a name: "oh five", "forty two", "hundred" for 00."""
+    return "hundred" if number == 0 else f"oh {DIGITS[number - 1]}" if number < 10 else _minute_of(number)
 
 
 def _half(rng: Rng) -> str:
@@ -178,11 +178,11 @@ def _hour(rng: Rng) -> str:
 def _time(kind: str) -> Callable[[Rng, Verbal], Spoken]:
     def sample(rng: Rng, say: Verbal) -> Spoken:
         if kind == "ampm":
-            words = f"{_clock_words(rng, say)} {_half(rng)}"
+            words = f"{_clock_words(rng)} {_half(rng)}"
         elif kind == "hour_ampm":
             words = f"{_hour(rng)} {_half(rng)}"
         elif kind == "clock":
-            words = _clock_words(rng, say)
+            words = _clock_words(rng)
         elif kind == "oclock":
             words = f"{_hour(rng)} {rng.choice(('o' + chr(39) + 'clock',) * 4 + ('o clock', 'oclock'))}"
         elif kind == "half_past":
@@ -197,7 +197,7 @@ def _time(kind: str) -> Callable[[Rng, Verbal], Spoken]:
                 ("eastern", "pacific", "central", "e s t", "p s t", "est", "pst", "g m t", "gmt", "u t c", "utc", "eastern time", "pacific time",
                  "eastern standard time", "c e t", "e d t", "p d t", "central time", "mountain time")
             )  # fmt: skip
-            clock = _clock_words(rng, say) if rng.random() < 0.5 else _hour(rng)
+            clock = _clock_words(rng) if rng.random() < 0.5 else _hour(rng)
             words = f"{clock} {_half(rng)} {zone}"
         else:
             hour = rng.randint(13, 23)
@@ -246,17 +246,11 @@ def _code_number(rng: Rng, low: int = 1, high: int = 9999) -> str:
     how = rng.random()
     if number < 100 and how < 0.85 or number % 100 == 0 and number < 1000:
         return _spell(number)
-    if how < 0.35 or len(digits) > 4:
+    if how < 0.35:
         return say_digits(digits, rng)
-    if len(digits) == 3:
-        tail = int(digits[1:])
-        end = f"oh {DIGITS[tail - 1]}" if 0 < tail < 10 else "hundred" if tail == 0 else _minute_of(tail)
-        return f"{DIGITS[int(digits[0]) - 1]} {end}" if how < 0.9 else _spell(number)
-    if len(digits) == 4:
-        head, tail = int(digits[:2]), int(digits[2:])
-        end = f"oh {DIGITS[tail - 1]}" if 0 < tail < 10 else "hundred" if tail == 0 else _minute_of(tail)
-        return f"{_minute_of(head)} {end}"
-    return _spell(number)
+    if number < 100 or number < 1000 and how >= 0.9:
+        return _spell(number)
+    return f"{_spell(number // 100)} {_pair(number % 100)}"
 
 
 def _spell(number: int) -> str:

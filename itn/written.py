@@ -11,6 +11,7 @@ import random
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Protocol
 
 from .grammars import base
@@ -23,9 +24,8 @@ MONTH = (
 )
 DURATIONS = frozenset("second minute hour day week month year decade".split())
 SMALL = {word: i + 1 for i, word in enumerate(base.DIGITS)}
-TENS_AND_TEENS = frozenset(base.TEENS) | frozenset(base.TENS)
 SCALE_WORDS = frozenset(("hundred", *base.SCALES))
-NUMBER_WORDS = frozenset(SMALL) | TENS_AND_TEENS | SCALE_WORDS | {"zero"}
+NUMBER_WORDS = frozenset((*SMALL, *base.TEENS, *base.TENS)) | SCALE_WORDS | {"zero"}
 ORDINALS = frozenset("third fourth fifth sixth seventh eighth ninth".split())
 CURRENCY_WORDS = frozenset("dollar dollars euro euros pound pounds yen cent cents".split())
 
@@ -215,12 +215,17 @@ def _say(found: tuple[str, str], say: Verbal, rng: random.Random) -> Spoken | No
         return span("date", f"{words}{spoken}", f"{words}{year}") if spoken else None
     if category == "unit":
         number, unit = written.split("|")
-        spoken = say("decimal" if "." in number else "cardinal", number, rng)
+        spoken = say_number(number, say, rng)
         return span("measure", f"{spoken} {unit}", f"{number} {unit}") if spoken else None
     if category == "cardinal" and re.fullmatch(r"0\d+", written):
         category = "address"
     spoken = say(category, written, rng)
     return span(category, spoken, written) if spoken else None
+
+
+def say_number(number: str, say: Verbal, rng: random.Random) -> str | None:
+    """A number before a unit, in words."""
+    return say("decimal" if "." in number else "cardinal", number, rng)
 
 
 def _words(text: str) -> Spoken | None:
@@ -288,8 +293,7 @@ def label_numbers(sentence: Spoken) -> Spoken | None:
                 i = end
                 continue
             category = "decimal" if "point" in run else "cardinal"
-            read = not (set(run) & {"hundred"} and run[0] == "hundred") and _readable(run)
-            if not read:
+            if not _readable(run):
                 return None
             if following == "percent" or following in _UNITS:
                 mark("measure", i, end + 1)
@@ -349,13 +353,13 @@ _UNITS = frozenset(
 
 def _readable(run: list[str]) -> bool:
     """Whether these words are one number and nothing else (not a year, a clock time or two numbers side by side)."""
-    global _READER
-    if _READER is None:
-        from .grammars import cardinal, decimal
-        from .grammars.style import Style
-
-        _READER = base.pynini.union(cardinal.grammar(Style()), decimal.grammar(Style())).project("input").optimize()
-    return base.pynini.compose(base.pynini.escape(" ".join(run)), _READER).start() != base.pywrapfst.NO_STATE_ID
+    return base.pynini.compose(base.pynini.escape(" ".join(run)), _reader()).start() != base.pywrapfst.NO_STATE_ID
 
 
-_READER: base.Fst | None = None
+@cache
+def _reader() -> base.Fst:
+    """What cardinals and decimals are made of, in words."""
+    from .grammars import cardinal, decimal
+    from .grammars.style import Style
+
+    return base.pynini.union(cardinal.grammar(Style()), decimal.grammar(Style())).project("input").optimize()

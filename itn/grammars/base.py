@@ -120,10 +120,10 @@ def _after(scale: int) -> Fst:
 
 
 @cache
-def integer(article: bool = False, max_scale: int = 4) -> Fst:
+def integer(max_scale: int = 4) -> Fst:
     """one..nine hundred ninety nine trillion ... -> 1..999999999999999, no separators.
 
-    Also "fifteen hundred" -> 1500. With `article`: "a hundred", "a thousand and five", too.
+    Also "fifteen hundred" -> 1500.
     """
     lead = below_1000()
     options = [below_1000()]
@@ -132,22 +132,13 @@ def integer(article: bool = False, max_scale: int = 4) -> Fst:
     not_round = pynini.difference(pynini.project(two_digits(), "output"), NUMERAL + "0").optimize()
     many_hundred = two_digits() @ not_round + drop(" hundred", 3.0)
     options.append(many_hundred + pynini.union(add("00"), _joint() + below_100(padded=True)))
-    if article:
-        options.append(say("a hundred", "1", 1.5) + pynini.union(add("00"), _joint() + below_100(padded=True)))
-        for scale in range(1, max_scale + 1):
-            options.append(say(f"a {SCALES[scale - 1]}", "1", 1.5) + _after(scale))
-            said = say("a hundred", "1", 1.5) + pynini.union(add("00"), _joint() + below_100(padded=True))
-            options.append(said + drop(f" {SCALES[scale - 1]}") + _after(scale))
     return pynini.union(*options).optimize()
 
 
 @cache
-def large(article: bool = False) -> Fst:
+def large() -> Fst:
     """A number that keeps its word: "seven million" -> 7 million, "six hundred fifty billion" -> 650 billion."""
-    number = below_1000()
-    if article:
-        number = pynini.union(number, say("a", "1", 1.5), say("a hundred", "100", 1.5))
-    return (number + pynini.union(*(f" {scale}" for scale in SCALES[1:]), cost(pynini.accep(" quadrillion"), 1.0))).optimize()
+    return (below_1000() + pynini.union(*(f" {scale}" for scale in SCALES[1:]), cost(pynini.accep(" quadrillion"), 1.0))).optimize()
 
 
 def hundred_and() -> Fst:

@@ -6,22 +6,18 @@ The table is closed: a phrase that is not in it is refused. Users add phrases of
 
 from __future__ import annotations
 
-import csv
-from pathlib import Path
-
 from . import base
 from .base import Fst, pynini
 from .style import Style
 
-TABLE = Path(__file__).with_name("whitelist.tsv")
+TABLE = "whitelist.tsv"
 
 
 def rows(column: str) -> list[tuple[str, str, float]]:
     """(spoken, written, cost) of one column of the table. Raises ValueError if there is no such column."""
-    lines = [line for line in TABLE.read_text().splitlines() if line and not line.startswith("#")]
-    table = list(csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE))
+    table = base.table(TABLE)
     if column not in table[0] or column in ("spoken", "cost"):
-        raise ValueError(f"{TABLE.name} has no column {column!r}")
+        raise ValueError(f"{TABLE} has no column {column!r}")
     return [(row["spoken"], row[column], float(row["cost"] or 0)) for row in table if row[column]]
 
 

@@ -21,7 +21,7 @@ from itn.grammars.build import build_dropin, dropin_file
 from itn.normalizer import PROFILES, Normalizer
 from itn.style import CATEGORIES
 from itn.tagger import MODEL, SHAPES, Tagger
-from tests.itn.toy import write_profile
+from tests.itn.toy import run, write_profile
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -70,15 +70,6 @@ def pair(npz):
     """The same tagger in numpy and in onnxruntime."""
     path = npz.with_suffix(".onnx")
     return write(npz, path), OnnxTagger.load(path)
-
-
-def run(tagger, words, sizes):
-    state, rows, at = tagger.initial_state(), [], 0
-    for size in sizes:
-        rows.append(tagger.step(words[at : at + size], state))
-        at += size
-    rows.append(tagger.step([], state, end=True))
-    return np.concatenate(rows)
 
 
 def agree(got, expected):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from itn.tagger import LOOKAHEAD, Pieces, Tagger, shape_of
+from tests.itn.toy import run
 
 WORDS = "we met at nine forty a m on the third of may and paid twenty five dollars for it Über naïve 東京 42 $5 ... X".split()
 
@@ -32,15 +33,6 @@ def pair(tmp_path_factory):
     torch.save({"net": net.state_dict()}, folder / "checkpoint.pt")
     assert train.main(["convert", "--out", str(folder)]) == 0
     return net, Tagger.load(folder / "tagger.npz")
-
-
-def run(tagger, words, sizes):
-    state, rows, at = tagger.initial_state(), [], 0
-    for size in sizes:
-        rows.append(tagger.step(words[at : at + size], state))
-        at += size
-    rows.append(tagger.step([], state, end=True))
-    return np.concatenate(rows)
 
 
 def test_any_blocks_give_the_same_bits(pair):

@@ -174,3 +174,13 @@ class ChanceTagger(ToyTagger):
         p[self.labels.index(label)] = draw.choice([0.1, 1.0, 50.0])
         p[0] += draw.choice([0.0, 0.05, 1.0])
         return p / p.sum()
+
+
+def run(tagger: Any, words: list[str], sizes: Iterable[int]) -> np.ndarray:
+    """What a tagger says of words that come in blocks of these sizes, and of the end."""
+    state, rows, at = tagger.initial_state(), [], 0
+    for size in sizes:
+        rows.append(tagger.step(words[at : at + size], state))
+        at += size
+    rows.append(tagger.step([], state, end=True))
+    return np.concatenate(rows)
