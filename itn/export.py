@@ -154,7 +154,7 @@ def _tagger(folder: Path, tagger: Tagger) -> dict[str, Any]:
         "max_span_words": MAX_WORDS,
         "shapes": list(SHAPES),
         "unknown_piece": UNKNOWN,
-        "start": tagger.start,
+        "start": bool(tagger.meta.get("start")),
         "end_piece": END,
     }
 

@@ -19,6 +19,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -97,7 +98,6 @@ class Normalizer:
             name: value if isinstance(value, Category) else Category(value)
             for name, value in (categories or {}).items()
         }
-        self._hooks = {name: category for name, category in own.items() if category.trigger}
         self.lexicon = Lexicon.of(lexicon)
         self.categories = tuple(dict.fromkeys((*CATEGORIES, *own)))
         given = dict(
@@ -120,6 +120,9 @@ class Normalizer:
         missing = sorted(tagged - set(self._files) - self.options.off)
         if missing:
             raise ItnError(f"profile {folder} has no grammar for {', '.join(missing)}: build it with itn build")
+        confidence = getattr(self.tagger, "confidence", CONFIDENCE)
+        self._decider = Decider(self.tagger.labels, confidence, self.tagger.lookahead, self.options.off)
+        self._hooks = {name: hook for name, hook in own.items() if hook.trigger and name not in self.options.off}
         _kaldifst()
         self._fsts: dict[str, Any] = {}
         for name in own:
@@ -141,12 +144,8 @@ class Normalizer:
 
     def stream(self, *, show_open: bool = False) -> Stream:
         """A new stream of words, independent of others; ``show_open``: see `Stream`."""
-        tagger = self.tagger
-        confidence = getattr(tagger, "confidence", CONFIDENCE)
-        decider = Decider(tagger.labels, confidence, tagger.lookahead, self.options.off)
-        hooks = {name: hook for name, hook in self._hooks.items() if name not in self.options.off}
-        matcher = Matcher(self.lexicon, hooks, self._convert)
-        return Stream(tagger, decider, matcher, self._convert, show_open=show_open)
+        matcher = Matcher(self.lexicon, self._hooks, self._convert)
+        return Stream(self.tagger, copy(self._decider), matcher, self._convert, show_open=show_open)
 
     def convert(self, words: str, category: str) -> str | None:
         """The written form of words that are one span of a category; None if they stay as spoken.

@@ -30,10 +30,11 @@ from itn.tagger import (
     ATTENTION_STEPS,
     BLOCK,
     END,
+    FINER,
     FORMAT,
     LOOKAHEAD,
     MAX_PIECES,
-    STEPS,
+    ROW,
     TINY,
     Pieces,
     Tagger,
@@ -268,31 +269,18 @@ class _Graph:
         """An int8 array of the file, as float32."""
         return self.op("Cast", self.constant(self.arrays[name], np.int8, name), to=1)
 
-    def quantised(self, x: str) -> tuple[str, str]:
-        """`itn.tagger._quantised`."""
-        largest = self.op("ReduceMax", self.op("Abs", x), axes=[-1], keepdims=1)
-        largest = self.op("Max", largest, self.constant(TINY))
-        return self.op("Round", self.op("Mul", x, self.op("Div", self.constant(STEPS), largest))), largest
+    def integers_of(self, x: str) -> str:
+        """`itn.tagger._integers`."""
+        wide = self.op("Cast", x, to=11)
+        square = self.op("ReduceSum", self.op("Mul", wide, wide), self.integers(-1), keepdims=1)
+        length = self.op("Sqrt", self.op("Add", square, self.constant(TINY, np.float64)))
+        factor = self.op("Cast", self.op("Div", self.constant(ROW, np.float64), length), to=1)
+        return self.op("Round", self.op("Mul", x, factor))
 
-    def product(self, rows: str, factor: str, scale: np.ndarray, name: str) -> str:
-        """rows @ weight * factor * scale + bias, in this order."""
-        y = self.op("Mul", self.op("MatMul", rows, self.weight(f"{name}.weight")), factor)
-        return self.op(
-            "Add", self.op("Mul", y, self.constant(scale)), self.constant(self.arrays[f"{name}.bias"])
-        )
-
-    def times(self, x: str, name: str) -> str:
-        """`itn.tagger._times`."""
-        rows, largest = self.quantised(x)
-        return self.product(rows, largest, self.arrays[f"{name}.scale"] / STEPS, name)
-
-    def normed(self, x: str, name: str) -> str:
-        """`itn.tagger._normed`."""
-        rows, _ = self.quantised(x)
-        square = self.op("ReduceSum", self.op("Mul", rows, rows), self.integers(-1), keepdims=1)
-        square = self.op("Max", square, self.constant(TINY))
-        norm = self.op("Sqrt", self.op("Div", self.constant(float(self.tagger.width)), square))
-        return self.product(rows, norm, self.arrays[f"{name}.scale"], name)
+    def product(self, rows: str, name: str) -> str:
+        """`itn.tagger._Product`: rows @ weight * scale + bias, in this order."""
+        y = self.op("Mul", self.op("MatMul", rows, self.weight(f"{name}.weight")), self.constant(self.arrays[f"{name}.scale"]))
+        return self.op("Add", y, self.constant(self.arrays[f"{name}.bias"]))
 
     def embedded(self) -> str:
         """(n, D): the sum of a word's shape and pieces, one after the other. Index -1 is the last row, which is zero."""
@@ -338,8 +326,7 @@ class _Graph:
         new_keys: list[str] = []
         new_values: list[str] = []
         for i, score in enumerate(self.arrays["score"]):
-            qkv = self.op("Round", self.normed(x, f"{i}.qkv"))
-            qkv = self.op("Clip", qkv, self.constant(-127.0), self.constant(127.0))
+            qkv = self.op("Round", self.product(self.integers_of(x), f"{i}.qkv"))
             query, key, value = (
                 self.op(
                     "Slice",
@@ -369,18 +356,18 @@ class _Graph:
             weights = self.op("Round", self.op("Mul", weights, self.constant(ATTENTION_STEPS, np.float64)))
             scores = self.op("Cast", weights, to=1)
             total = self.op("ReduceSum", scores, self.integers(-1), keepdims=1)
+            total = self.op("Mul", total, self.constant(1 / FINER))
             mixed = self.op(
                 "Transpose", self.op("Div", self.op("MatMul", scores, values), total), perm=[1, 0, 2]
             )
-            x = self.op(
-                "Add", x, self.times(self.op("Reshape", mixed, self.integers(0, tagger.width)), f"{i}.out")
-            )
-            hidden = self.op("Relu", self.normed(x, f"{i}.up"))
-            x = self.op("Add", x, self.times(hidden, f"{i}.down"))
+            mixed = self.op("Round", self.op("Reshape", mixed, self.integers(0, tagger.width)))
+            x = self.op("Add", x, self.product(mixed, f"{i}.out"))
+            hidden = self.op("Round", self.op("Relu", self.product(self.integers_of(x), f"{i}.up")))
+            x = self.op("Add", x, self.product(hidden, f"{i}.down"))
         self.op("Concat", *new_keys, out="new_keys", axis=0)
         self.op("Concat", *new_values, out="new_values", axis=0)
         self.op("Add", "words", n, out="new_words")
         answer = self.integers(0, LOOKAHEAD + 1, len(tagger.labels))
         self.op(
-            "LogSoftmax", self.op("Reshape", self.normed(x, "head"), answer), out="log_probabilities", axis=-1
+            "LogSoftmax", self.op("Reshape", self.product(self.integers_of(x), "head"), answer), out="log_probabilities", axis=-1
         )

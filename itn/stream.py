@@ -123,7 +123,7 @@ class Decider:
 
     def outside(self, p: Sequence[float]) -> float:
         """How probably a word with this distribution (L,) is an ordinary one."""
-        return sum(p[i] for i in self._outside)
+        return p[self._outside[0]] if len(self._outside) == 1 else sum(p[i] for i in self._outside)
 
     def decide(self, words: Sequence[Sequence[float]], delay: int, last: bool = False) -> str | None:
         """"O", "B" or "I" for the next word, whatever the category; None: not yet.
@@ -134,11 +134,9 @@ class Decider:
         span. A span cannot go on that is not there: after "O" the probability of "I" is that of "B". So a word that may begin a span waits
         a little where the words after it go on with one: in "sales at northwind dot org" only "dot" says that "sales" is part of it.
         """
-        limit = self._limits[min(delay, len(self._limits) - 1)]
-        outside = self.outside(words[0])
-        if outside >= limit and (limit > 0.5 or outside > CLEAR):
-            self._previous = "O"
+        if self.ordinary(words[0], delay):
             return "O"
+        limit = self._limits[min(delay, self._lookahead)]
         chances = [self._kinds(p) for p in (words if delay >= self._lookahead else words[:1])]
         if self._previous == "O":
             outside, begins, inside = chances[0]
@@ -154,6 +152,15 @@ class Decider:
             return None
         self._previous = "OBI"[joint.index(most)]
         return self._previous
+
+    def ordinary(self, p: Sequence[float], delay: int) -> bool:
+        """Whether the next word is surely outside, with this distribution (L,) and so many words behind it: most are."""
+        limit = self._limits[min(delay, self._lookahead)]
+        outside = self.outside(p)
+        if outside >= limit and (limit > 0.5 or outside > CLEAR):
+            self._previous = "O"
+            return True
+        return False
 
     def _kinds(self, p: Sequence[float]) -> tuple[float, float, float]:
         """The probabilities of "O", "B" and "I"."""
@@ -290,16 +297,20 @@ class Stream:
 
     def _decide(self, position: int, row: list[list[float]], last: bool = False) -> None:
         """Label words with what the tagger says at ``position``."""
-        for delay, p in enumerate(row):
-            if self._first <= position - delay < self._count:
-                self._latest[position - delay] = p
-        while self._decided <= min(position, self._count - 1):
-            if self._decided < self._first:  # a match has written it already
+        at, end = position, min(position + 1, self._count)
+        for p in row:
+            if self._first <= at < end:
+                self._latest[at] = p
+            at -= 1
+        while self._decided < end:
+            at = self._decided
+            label: str | None = "O"
+            if at < self._first:  # a match has written it already
                 self._decider.reset()
                 self._decided += 1
                 continue
-            known = [self._latest[i] for i in range(self._decided, min(position + 1, self._count))]
-            label = self._decider.decide(known, position - self._decided, last)
+            if not self._decider.ordinary(self._latest[at], position - at):
+                label = self._decider.decide([self._latest[i] for i in range(at, end)], position - at, last)
             if label is None:
                 return
             self._labels.append(label)
@@ -326,7 +337,7 @@ class Stream:
             split = label == "I" and (self._closes or _OPENS.match(word) is not None)
             if split:
                 label = "B"
-            self._closes = _CLOSES.search(word[-8:]) is not None
+            self._closes = not word.isalpha() and _CLOSES.search(word[-8:]) is not None
             if label == "I" and self._open and self._next - self._first == MAX_WORDS:
                 self._close(cut=True)
                 label = "I" if self._overlong else "B"  # a string of digits goes on as another

@@ -4,9 +4,11 @@ A small causal transformer over words. Word i is the sum of its sub-word pieces;
 of word i - 1 and of word i - 2, so a look-ahead of two words is a delay of the answer and not a second computation: every word goes
 through the network once, whatever the stream does later.
 
-Numbers: every product is one of integers (weights int8, activations quantised to int8 row by row, attention weights to 10 bits), held in float32, which is
-exact up to 2**24. Sums of exact integers do not depend on their order, so a word pushed alone and a word in a block of fifty give the same bits:
-streaming = whole is an equality here, not a tolerance, and holds on every machine.
+Numbers: every product is one of integers (int8 weights, rounded activations, attention weights of 10 bits), held in float32, which is exact up
+to 2**24. Sums of exact integers do not depend on their order, so a word pushed alone and a word in a block of fifty give the same bits:
+streaming = whole is an equality here, not a tolerance, and holds on every machine. Rows are brought to one length before they are rounded,
+so the weights alone bound everything behind them, and the scales in the file are as fine as 2**24 allows (`scaled`): nothing has to
+be clipped or measured at run time. A word alone costs some 40 calls of numpy a layer, and they, not the products, are most of its time.
 
 Legend: n words of a call, D model width, H heads, W attention window (words), L labels.
 Source: the on-device ITN paper (arXiv 2211.03721) for the place of the tagger; ALiBi (arXiv 2108.12409) for distances.
@@ -15,6 +17,7 @@ Source: the on-device ITN paper (arXiv 2211.03721) for the place of the tagger; 
 from __future__ import annotations
 
 import json
+import math
 import re
 import unicodedata
 import zipfile
@@ -27,15 +30,18 @@ import numpy as np
 
 MODEL = Path(__file__).parent / "models" / "tagger.npz"
 LOOKAHEAD = 2
-FORMAT = 1
+FORMAT = 2
 MAX_PIECES = 12  # of a word; the rest of a longer word is not looked at
 SHAPES = ("lower", "capitalised", "upper", "mixed", "digit", "symbol")
 UNKNOWN, END = 0, 1  # rows of the embedding: a character outside the vocabulary, the edge of the stream
 BLOCK = 64  # words of one pass through the network
-WORDS_KEPT = 4096  # words whose embedding is kept
+WORDS_KEPT = 2048  # words whose first rows are kept: at most 5 MB
 ATTENTION_STEPS = 1023.0
-STEPS = np.float32(127)  # of an activation
-TINY = np.float32(1e-6)  # rows smaller than this are zeros
+ROW = 4096.0  # the length of a row of integers
+TINY = 1e-6  # is added to a row's squared length, so that a row of zeros has one
+SMALL = 8  # rows of one product: OpenBLAS first copies the weights for larger ones, which 20 words do not pay for
+FINER = 4.0  # steps of a mixture of values in one of a value; a power of two
+EXACT = 2**24  # the largest sum of integers in float32
 LARGEST = 4096  # of every size in a tagger file: more is damage, not a tagger
 
 
@@ -166,24 +172,84 @@ def _check_arrays(meta: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> 
     product("head", width, (LOOKAHEAD + 1) * labels)
 
 
+def scaled(arrays: Mapping[str, np.ndarray], heads: int, window: int) -> dict[str, np.ndarray]:
+    """The arrays of a file from a quantised network: scales and biases in its own units become those of the integers behind them.
+
+    A row of length ROW times a column of weights is at most the product of their lengths (Cauchy-Schwarz), so every later sum has a bound
+    that holds for any words; the units are chosen such that it is 2**24.
+
+    Args:
+        arrays: as in the file, but with y = x @ weight * scale + bias of RMS-normalised or plain real rows x, and without "score".
+
+    Raises:
+        ValueError: the network is too wide for exact sums.
+    """
+    made = dict(arrays)
+    width = arrays["shape"].shape[1]
+    depth, root = width // heads, math.sqrt(width)
+    room = 0.98 * EXACT  # rounding adds a little
+
+    def weight(name: str) -> np.ndarray:
+        return np.abs(arrays[f"{name}.weight"].astype(np.float64))
+
+    def largest(name: str) -> np.ndarray:
+        """(out,): bound of the product of a normalised row."""
+        length = np.sqrt((weight(name) ** 2).sum(0))
+        if ROW * length.max() > room:
+            raise ValueError(f"a width of {width} is too much for exact sums")
+        return length * arrays[f"{name}.scale"] * root + np.abs(arrays[f"{name}.bias"])
+
+    def put(name: str, rows: float, outputs: float | np.ndarray = 1.0) -> None:
+        """`rows`: integers in one real unit of the input, `outputs`: steps in one of the output."""
+        made[f"{name}.scale"] = (arrays[f"{name}.scale"] * outputs / rows).astype(np.float32)
+        made[f"{name}.bias"] = (arrays[f"{name}.bias"] * outputs).astype(np.float32)
+
+    unit, scores = float(ROW) / root, []
+    for i in range(sum(name.endswith(".qkv.weight") for name in arrays)):
+        query, key, value = largest(f"{i}.qkv").reshape(3, width)
+        match = math.sqrt(room / (query * key).reshape(heads, depth).sum(1).max())
+        mixed = (weight(f"{i}.out") * value[:, None]).sum(0).max()
+        steps = min(room / (ATTENTION_STEPS * window * value.max()), room / (FINER * mixed))
+        put(f"{i}.qkv", unit, np.repeat([match, match, steps], width))
+        put(f"{i}.out", FINER * steps)
+        scores.append(1 / (match * match * math.sqrt(depth)))
+        steps = room / (weight(f"{i}.down") * largest(f"{i}.up")[:, None]).sum(0).max()
+        put(f"{i}.up", unit, steps)
+        put(f"{i}.down", steps)
+    largest("head")
+    put("head", unit)
+    made["score"] = np.array(scores, np.float32)
+    return made
+
+
 @dataclass
 class State:
-    """Where a stream stands: keys and values of its last W - 1 words, a layer, in a buffer that is moved when it is full."""
+    """Where a stream stands: keys and values of its last W - 1 words, a layer, in a buffer that is made anew when it is full."""
 
-    keys: np.ndarray  # (layers, H, D / H, W - 1 + BLOCK)
-    values: np.ndarray  # (layers, H, W - 1 + BLOCK, D / H)
-    end: int = 0  # columns of the buffers in use
+    kept: np.ndarray  # (layers, 2, H, W - 1 + BLOCK, D / H + 1); the last column is 1 / FINER
+    end: int = 0  # rows of the buffer in use
     words: int = 0  # positions so far: words and edges
 
 
 @dataclass
 class _Product:
-    """y = x @ weight * scale + bias with an integer-valued weight."""
+    """y = x @ weight * scale + bias with integer-valued weight and x."""
 
     weight: np.ndarray  # (in, out)
     scale: np.ndarray  # (out,)
     bias: np.ndarray  # (out,)
-    row_scale: np.ndarray  # (out,): scale / 127, for rows that come with their largest number
+
+    def __call__(self, rows: np.ndarray) -> np.ndarray:
+        n = len(rows)
+        if n > SMALL:
+            y = np.empty((n, self.weight.shape[1]), np.float32)
+            for i in range(0, n, SMALL):
+                np.matmul(rows[i : i + SMALL], self.weight, out=y[i : i + SMALL])
+        else:
+            y = rows @ self.weight
+        y *= self.scale
+        y += self.bias
+        return y
 
 
 @dataclass
@@ -213,15 +279,11 @@ class Tagger:
         self.pieces = Pieces(meta["pieces"])
         self._embedding = arrays["embedding"]  # int8 (pieces, D)
         self._embedding_scale = arrays["embedding_scale"]  # (pieces,)
-        # the start of a stream is a position, too: without it, "five", "five five" and "five five five" look the same to sums of what was said
-        self.start: bool = bool(meta.get("start"))
-        self._edge = self._embedding[END] * self._embedding_scale[END]
         self._shape = arrays["shape"]  # (len(SHAPES), D)
 
         def product(name: str) -> _Product:
             weight = arrays[f"{name}.weight"].astype(np.float32)
-            scale = arrays[f"{name}.scale"]
-            return _Product(weight, scale, arrays[f"{name}.bias"], scale / STEPS)
+            return _Product(weight, arrays[f"{name}.scale"], arrays[f"{name}.bias"])
 
         self._layers = [
             _Layer(product(f"{i}.qkv"), product(f"{i}.out"), product(f"{i}.up"), product(f"{i}.down"), float(arrays["score"][i]))
@@ -233,7 +295,11 @@ class Tagger:
         distance = (self.window - 1 + np.arange(BLOCK))[:, None] - np.arange(self.window - 1 + BLOCK)[None, :]
         seen = (distance >= 0) & (distance < self.window)
         self._bias = np.where(seen, -slopes[:, None, None] * distance, -np.inf).astype(np.float32)
+        self._edge = self._first_rows([self._embedding[END] * self._embedding_scale[END]])[0]
         self._known: dict[str, np.ndarray] = {}
+        self._begun = State(self._buffer(0))
+        if meta.get("start"):
+            self._run(self._edge[None], self._begun)
 
     @classmethod
     def load(cls, path: str | Path | None = None) -> Tagger:
@@ -253,12 +319,14 @@ class Tagger:
         return cls(meta, arrays)
 
     def initial_state(self) -> State:
+        """Of a new stream. Its start is a position, too: without it "five", "five five" and "five five five" look the same to sums of what was said."""
+        return State(self._begun.kept, self._begun.end, self._begun.words)  # full: the first words bring a buffer of their own
+
+    def _buffer(self, rows: int) -> np.ndarray:
         depth = self.width // self.heads
-        size = self.window - 1 + BLOCK
-        layers = len(self._layers)
-        return State(
-            np.empty((layers, self.heads, depth, size), np.float32), np.empty((layers, self.heads, size, depth), np.float32)
-        )
+        kept = np.empty((len(self._layers), 2, self.heads, rows, depth + 1), np.float32)
+        kept[..., depth] = 1 / FINER  # attention weights times this column are their sum
+        return kept
 
     def step(self, words: list[str], state: State, end: bool = False) -> np.ndarray:
         """(n, 3, L): log-probabilities of the label of the word k words before word i, at [i, k]. Moves `state` on.
@@ -266,95 +334,89 @@ class Tagger:
         With `end` two positions of the end of the stream follow, (n + 2, 3, L), which give the last words their later rows. Rows that point
         before the first word of the stream mean nothing.
         """
-        rows = [self._embed(word) for word in words]
+        rows = self._rows(words)
         if end:
             rows += [self._edge] * LOOKAHEAD
         if not rows:
             return np.zeros((0, LOOKAHEAD + 1, len(self.labels)), np.float32)
-        begins = self.start and state.words == 0
-        if begins:
-            rows.insert(0, self._edge)
-        out = [self._run(np.array(rows[i : i + BLOCK]), state) for i in range(0, len(rows), BLOCK)]
-        return (np.concatenate(out) if len(out) > 1 else out[0])[begins:]
+        out = [self._run(np.concatenate(rows[i : i + BLOCK]).reshape(-1, 4 * self.width), state) for i in range(0, len(rows), BLOCK)]
+        return np.concatenate(out) if len(out) > 1 else out[0]
+
+    def _rows(self, words: list[str]) -> list[np.ndarray]:
+        """What the network starts from, a row (4 D) a word: see `_first_rows`. It is the same wherever the word is said, so it is kept."""
+        known = self._known
+        if any(word not in known for word in words):
+            if len(known) + len(words) > WORDS_KEPT:
+                known = {}  # a new one: another thread may be reading the old one
+            new = list(dict.fromkeys(word for word in words if word not in known))
+            for i in range(0, len(new), BLOCK):
+                block = new[i : i + BLOCK]
+                known.update(zip(block, self._first_rows([self._embed(word) for word in block])))
+            self._known = known if len(known) <= WORDS_KEPT else {}
+        return [known[word] for word in words]
 
     def _embed(self, word: str) -> np.ndarray:
-        found = self._known.get(word)
-        if found is None:
-            rows = self.pieces(word)
-            found = self._shape[shape_of(word)].copy()
-            for row in rows:  # one after the other: the same sum in every call
-                found += self._embedding[row] * self._embedding_scale[row]
-            if len(self._known) >= WORDS_KEPT:
-                self._known.clear()
-            self._known[word] = found
-        return found
+        x = self._shape[shape_of(word)].copy()
+        for row in self.pieces(word):  # one after the other: the same sum in every call
+            x += self._embedding[row] * self._embedding_scale[row]
+        return x
 
-    def _run(self, x: np.ndarray, state: State) -> np.ndarray:
-        """One pass of n <= BLOCK embedded words (n, D)."""
-        n = len(x)
+    def _first_rows(self, embedded: list[np.ndarray]) -> np.ndarray:
+        """(n, 4 D): embedded words, and their queries, keys and values of the first layer."""
+        x = np.stack(embedded)
+        return np.concatenate([x, np.rint(self._layers[0].qkv(_integers(x)))], axis=1)
+
+    def _run(self, rows: np.ndarray, state: State) -> np.ndarray:
+        """One pass of n <= BLOCK words, (n, 4 D) of `_first_rows`."""
+        n = len(rows)
+        x, qkv = rows[:, : self.width], rows[:, self.width :]
         before = min(state.words, self.window - 1)
-        if state.end + n > state.keys.shape[-1]:
-            state.keys[..., :before] = state.keys[..., state.end - before : state.end].copy()
-            state.values[:, :, :before] = state.values[:, :, state.end - before : state.end].copy()
+        if state.end + n > state.kept.shape[-2]:
+            # the first block's buffer has room for no more: most texts are one block
+            kept = self._buffer(self.window - 1 + BLOCK if state.words > 1 else before + n)
+            kept[..., :before, :] = state.kept[..., state.end - before : state.end, :]
+            state.kept = kept
             state.end = before
         first, last = state.end - before, state.end + n
         bias = self._bias[:, :n, self.window - 1 - before : self.window - 1 + n]
         heads, depth = self.heads, self.width // self.heads
         for i, layer in enumerate(self._layers):
-            qkv = _normed(x, layer.qkv)
-            np.rint(qkv, out=qkv)
-            np.minimum(qkv, 127.0, out=qkv)
-            np.maximum(qkv, -127.0, out=qkv)
+            if i:
+                qkv = layer.qkv(_integers(x))
+                np.rint(qkv, out=qkv)
             qkv = qkv.reshape(n, 3, heads, depth)
-            keys, values = state.keys[i], state.values[i]
-            keys[:, :, state.end : last] = qkv[:, 1].transpose(1, 2, 0)
-            values[:, state.end : last] = qkv[:, 2].transpose(1, 0, 2)
-            scores = qkv[:, 0].transpose(1, 0, 2) @ keys[:, :, first:last]
+            kept = state.kept[i]
+            kept[:, :, state.end : last, :depth] = qkv[:, 1:].transpose(1, 2, 0, 3)
+            keys, values = kept[:, :, first:last]
+            scores = qkv[:, 0].transpose(1, 0, 2) @ keys[..., :depth].transpose(0, 2, 1)
             scores *= layer.score
             scores += bias
             scores -= np.maximum.reduce(scores, axis=-1, keepdims=True)
             weights = np.exp(scores, dtype=np.float64)
             weights *= ATTENTION_STEPS
             np.rint(weights, out=scores, casting="same_kind")
-            mixed = scores @ values[:, first:last]
-            mixed /= np.add.reduce(scores, axis=-1, keepdims=True)
-            x = x + _times(mixed.transpose(1, 0, 2).reshape(n, self.width), layer.out)
-            hidden = _normed(x, layer.up)
+            mixed = scores @ values
+            mixed = mixed[..., :depth] / mixed[..., depth:]
+            mixed = mixed.transpose(1, 0, 2).reshape(n, self.width)
+            np.rint(mixed, out=mixed)
+            x = x + layer.out(mixed)
+            hidden = layer.up(_integers(x))
             np.maximum(hidden, 0.0, out=hidden)
-            x = x + _times(hidden, layer.down)
+            np.rint(hidden, out=hidden)
+            x = x + layer.down(hidden)
         state.end = last
         state.words += n
-        logits = _normed(x, self._head).reshape(n, LOOKAHEAD + 1, len(self.labels))
+        logits = self._head(_integers(x)).reshape(n, LOOKAHEAD + 1, len(self.labels))
         logits -= logits.max(axis=-1, keepdims=True)
         logits -= np.log(np.exp(logits).sum(axis=-1, keepdims=True))
         return logits
 
 
-def _quantised(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of x as integers up to 127 in float32, and the largest number of each row (n, 1)."""
-    largest = np.maximum.reduce(np.abs(x), axis=-1, keepdims=True, initial=TINY)
-    rows = x * (STEPS / largest)
+def _integers(x: np.ndarray) -> np.ndarray:
+    """Rows of x at length ROW, rounded. The products' scales undo ROW, so that this is RMS normalisation."""
+    wide = x.astype(np.float64)  # in double precision the order of a sum does not show, whichever library adds
+    length = np.add.reduce(wide * wide, axis=-1, keepdims=True, initial=TINY)
+    np.sqrt(length, out=length)
+    rows = x * np.divide(ROW, length).astype(np.float32)
     np.rint(rows, out=rows)
-    return rows, largest
-
-
-def _times(x: np.ndarray, product: _Product) -> np.ndarray:
-    rows, largest = _quantised(x)
-    y = rows @ product.weight
-    y *= largest
-    y *= product.row_scale
-    y += product.bias
-    return y
-
-
-def _normed(x: np.ndarray, product: _Product) -> np.ndarray:
-    """The product of RMS-normalised rows: the norm is taken of the integers, so the rows' unit drops out."""
-    rows, _ = _quantised(x)
-    norm = np.add.reduce(rows * rows, axis=-1, keepdims=True, initial=TINY)
-    np.divide(np.float32(x.shape[-1]), norm, out=norm)
-    np.sqrt(norm, out=norm)
-    y = rows @ product.weight
-    y *= norm
-    y *= product.scale
-    y += product.bias
-    return y
+    return rows

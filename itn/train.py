@@ -27,7 +27,7 @@ from torch.nn import functional as F
 
 from .errors import ItnError
 from .evaluate import Counts, evaluate, packed, span_set
-from .tagger import END, FORMAT, LOOKAHEAD, MAX_PIECES, SHAPES, Pieces, Tagger, shape_of
+from .tagger import END, FORMAT, LOOKAHEAD, MAX_PIECES, SHAPES, Pieces, Tagger, scaled, shape_of
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class TaggerNet(nn.Module):
         seen = (distance >= 0) & (distance < window)
         return (-slopes[:, None, None] * distance).masked_fill(~seen, -math.inf)
 
-    def forward(self, pieces: Tensor, shapes: Tensor, keep: list | None = None) -> Tensor:
+    def forward(self, pieces: Tensor, shapes: Tensor) -> Tensor:
         x = self.dropout(self.embed(pieces, shapes))
         batch, length, width = x.shape
         heads = self.config.heads
@@ -93,8 +93,6 @@ class TaggerNet(nn.Module):
         for layer in self.layers:
             assert isinstance(layer, Layer)
             q, k, v = layer.qkv(normed(x)).view(batch, length, 3, heads, width // heads).permute(2, 0, 3, 1, 4)
-            if keep is not None:
-                keep.append((q, k, v))
             mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
             x = x + layer.out(mixed.transpose(1, 2).reshape(batch, length, width))
             x = x + layer.down(F.relu(layer.up(normed(x))))
@@ -373,41 +371,26 @@ def convert(arguments: argparse.Namespace) -> None:
     net = TaggerNet(config, len(names), len(LABELS))
     net.load_state_dict(stored)
     net.eval()
-    kept: list = []
-    sample = Examples(sorted(out.glob("train_*.npz"))[0], Pieces(names))
-    for rows in sample.batches(4096, random.Random(7))[:20]:
-        pieces, shapes, _ = sample.batch(rows)
-        net(pieces, shapes, kept)
     arrays: dict[str, np.ndarray] = {}
 
-    def put(name: str, linear: nn.Linear, row_scale: Tensor | None = None, unit: float = 1.0) -> None:
-        """`row_scale` multiplies the outputs (they become integers), `unit` is the worth of one unit of the input."""
-        weight, scale = quantised(linear.weight)
-        factor = np.ones_like(scale) if row_scale is None else row_scale.numpy().astype(np.float32)
-        arrays[f"{name}.weight"] = weight
-        arrays[f"{name}.scale"] = (scale * unit * factor).astype(np.float32)
-        arrays[f"{name}.bias"] = (linear.bias.numpy() * factor).astype(np.float32)
+    def put(name: str, linear: nn.Linear) -> None:
+        arrays[f"{name}.weight"], arrays[f"{name}.scale"] = quantised(linear.weight)
+        arrays[f"{name}.bias"] = linear.bias.numpy()
 
-    scores = []
     for i, layer in enumerate(net.layers):
         assert isinstance(layer, Layer)
-        largest = [
-            max(float(torch.quantile(part[j].abs().flatten()[:1_000_000], 0.9999)) for part in kept[i :: config.layers]) for j in range(3)
-        ]
-        scales = [127 / max(value, 1e-3) for value in largest]
-        factor = torch.cat([torch.full((config.width,), s) for s in scales])
-        put(f"{i}.qkv", layer.qkv, factor)
-        put(f"{i}.out", layer.out, unit=1 / scales[2])
-        put(f"{i}.up", layer.up)
-        put(f"{i}.down", layer.down)
-        scores.append(1 / (scales[0] * scales[1] * math.sqrt(config.width / config.heads)))
+        for name in ("qkv", "out", "up", "down"):
+            put(f"{i}.{name}", getattr(layer, name))
     put("head", net.head)
     embedding = net.embedding.weight
     scale = embedding.abs().amax(1).clamp(min=1e-8) / 127
     arrays["embedding"] = torch.round(embedding / scale[:, None]).to(torch.int8).numpy()
     arrays["embedding_scale"] = scale.numpy().astype(np.float32)
     arrays["shape"] = net.shape.weight.numpy().astype(np.float32)
-    arrays["score"] = np.array(scores, np.float32)
+    try:
+        arrays = scaled(arrays, config.heads, config.window)
+    except ValueError as error:
+        raise ItnError(str(error)) from None
     meta = {
         "format": FORMAT, "labels": list(LABELS), "pieces": names, "confidence": list(arguments.confidence), "start": True, **asdict(config), "parameters": sum(p.numel() for p in net.parameters()),
     }  # fmt: skip

@@ -20,7 +20,7 @@ from itn.export import SENTENCES, export
 from itn.grammars.build import build_dropin, dropin_file
 from itn.normalizer import PROFILES, Normalizer
 from itn.style import CATEGORIES
-from itn.tagger import MODEL, SHAPES, Tagger
+from itn.tagger import FORMAT, MODEL, SHAPES, Tagger, scaled
 from tests.itn.toy import run, write_profile
 
 pytest.importorskip("onnx")
@@ -43,20 +43,18 @@ def write_tagger(path: Path, width: int = 32, layers: int = 2, window: int = 8) 
         "embedding": rng.integers(-127, 128, (len(pieces), width)).astype(np.int8),
         "embedding_scale": rng.uniform(0.001, 0.01, len(pieces)).astype(np.float32),
         "shape": rng.normal(0, 0.1, (len(SHAPES), width)).astype(np.float32),
-        "score": np.full(layers, 0.002, np.float32),
     }
     sizes = {"qkv": (width, 3 * width), "out": (width, width), "up": (width, 4 * width), "down": (4 * width, width)}
     products = {f"{i}.{name}": size for i in range(layers) for name, size in sizes.items()} | {"head": (width, 3 * len(labels))}
     for name, size in products.items():
         arrays[f"{name}.weight"] = rng.integers(-127, 128, size).astype(np.int8)
-        unit = 40.0 if name.endswith("qkv") else 1 / 127 if name.endswith("out") else 1.0
-        arrays[f"{name}.scale"] = np.full(size[1], unit / 73 / np.sqrt(size[0]), np.float32)
+        arrays[f"{name}.scale"] = np.full(size[1], 1 / 73 / np.sqrt(size[0]), np.float32)
         arrays[f"{name}.bias"] = rng.normal(0, 0.1, size[1]).astype(np.float32)
     meta = {
-        "format": 1, "labels": labels, "pieces": pieces, "confidence": [0.98, 0.9], "width": width, "layers": layers, "heads": 4,
+        "format": FORMAT, "labels": labels, "pieces": pieces, "confidence": [0.98, 0.9], "width": width, "layers": layers, "heads": 4,
         "window": window, "parameters": sum(a.size for a in arrays.values()),
     }  # fmt: skip
-    np.savez(path, meta=np.frombuffer(json.dumps(meta).encode(), np.uint8), **arrays)
+    np.savez(path, meta=np.frombuffer(json.dumps(meta).encode(), np.uint8), **scaled(arrays, 4, window))
     return path
 
 

@@ -6,7 +6,18 @@ import random
 import numpy as np
 import pytest
 
-from itn.tagger import LOOKAHEAD, Pieces, Tagger, shape_of
+from itn.tagger import (
+    BLOCK,
+    EXACT,
+    LOOKAHEAD,
+    WORDS_KEPT,
+    Pieces,
+    Tagger,
+    _integers,
+    _Product,
+    scaled,
+    shape_of,
+)
 from tests.itn.toy import run
 
 WORDS = "we met at nine forty a m on the third of may and paid twenty five dollars for it Über naïve 東京 42 $5 ... X".split()
@@ -48,6 +59,49 @@ def test_any_blocks_give_the_same_bits(pair):
     while sum(sizes) < 400:
         sizes.append(rng.randint(1, 120))
     assert np.array_equal(whole, run(tagger, words, sizes))
+
+
+def test_a_full_cache_changes_nothing(pair):
+    _, tagger = pair
+    words = [f"w{i}" for i in range(WORDS_KEPT + 500)]
+    whole = run(tagger, words, [len(words)])
+    assert len(tagger._known) <= WORDS_KEPT
+    assert np.array_equal(whole[1000:2000], run(tagger, words[:2002], [7] * 286)[1000:2000])
+    assert 0 < len(tagger._known) <= WORDS_KEPT
+
+
+def test_sums_stay_exact_for_the_worst_rows(pair, monkeypatch):
+    """The scales promise sums below 2**24 for any words: rows along the weights, rows of one number, and many at once."""
+    _, tagger = pair
+    largest: list[float] = []
+    call = _Product.__call__
+
+    def watched(self, rows):
+        assert np.array_equal(rows, np.rint(rows))
+        exact = rows.astype(np.float64) @ self.weight.astype(np.float64)
+        largest.append(float(np.abs(exact).max()))
+        y = call(self, rows)
+        assert np.array_equal(y, exact.astype(np.float32) * self.scale + self.bias)
+        return y
+
+    monkeypatch.setattr(_Product, "__call__", watched)
+    for layer in tagger._layers:
+        for product in (layer.qkv, layer.up):
+            for sign in (1, -1):
+                rows = sign * product.weight.T[:BLOCK]
+                first = np.concatenate([rows, np.rint(tagger._layers[0].qkv(_integers(rows)))], axis=1).astype(np.float32)
+                tagger._run(first, tagger.initial_state())
+    assert 2**16 < max(largest) <= EXACT
+
+
+def test_scales_refuse_what_cannot_be_exact():
+    width = 4096
+    arrays = {"shape": np.ones((6, width), np.float32)}
+    for name, rows, columns in (("0.qkv", width, 3 * width), ("0.out", width, width), ("0.up", width, 8), ("0.down", 8, width), ("head", width, 9)):
+        arrays[f"{name}.weight"] = np.full((rows, columns), 127, np.int8)
+        arrays[f"{name}.scale"] = arrays[f"{name}.bias"] = np.ones(columns, np.float32)
+    with pytest.raises(ValueError, match="a width of 4096 is too much"):
+        scaled(arrays, 4, 32)
 
 
 def test_only_the_window_and_two_words_ahead_matter(pair):
@@ -122,7 +176,7 @@ def test_a_wrong_file_says_so(tmp_path):
 def _stored():
     """A sound file's description and arrays, by hand."""
     meta = {
-        "format": 1, "labels": ["O", "B-money", "I-money"], "pieces": ["<unk>", "<end>", "▁a"], "confidence": [0.98, 0.9],
+        "format": 2, "labels": ["O", "B-money", "I-money"], "pieces": ["<unk>", "<end>", "▁a"], "confidence": [0.98, 0.9],
         "width": 8, "layers": 1, "heads": 2, "window": 4,
     }  # fmt: skip
     arrays = {
@@ -148,7 +202,7 @@ def test_a_sound_file_by_hand(tmp_path):
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"format": None}, "has format None, this package reads format 1"),
+        ({"format": None}, "has format None, this package reads format 2"),
         ({"labels": ["B-money", "O", "I-money"]}, "first label is 'B-money', not 'O'"),
         ({"labels": ["O", "money", "I-money"]}, "'money' is no label"),
         ({"labels": ["O", "B-money"]}, "head.weight has shape (8, 9), not (8, 6)"),
