@@ -43,11 +43,14 @@ class Hypothesis:
         tokens: symbol ids without blanks.
         frames: encoder frame (40 ms) at which each symbol was emitted.
         log_probs: natural logarithm of each symbol's probability given the symbols before it.
+        score: logarithm of the probability of the utterance's symbols, over all paths that were followed, and whatever
+            was added in the search; greedy search gives none.
     """
 
     tokens: list[int]
     frames: list[int]
     log_probs: list[float]
+    score: float = 0.0
 
 
 _axes: weakref.WeakKeyDictionary[nn.Module, list[int]] = weakref.WeakKeyDictionary()
