@@ -8,8 +8,9 @@ import numpy as np
 import torch
 
 from asr.decoding import greedy
+from asr.decoding.nbest import Symbol
 from asr.models.folder import load_model
-from asr.streaming.endpointing import NO_ENDPOINT
+from asr.streaming.endpointing import NEVER, NO_ENDPOINT
 from asr.streaming.events import Event
 from asr.streaming.recognizer import Recognizer
 from asr.streaming.session import Session
@@ -88,13 +89,15 @@ class SymbolSession(Session):
     def reset(self) -> None:
         """Nothing to do: the words go on as if there were no endpoint."""
 
-    def take_symbols(self, tokens: list[int], log_probs: list[float]) -> tuple[list[Event], bool]:
+    def take_symbols(
+        self, count: int, settled: Sequence[Symbol], pending: Sequence[Symbol] = (), oldest: int = NEVER
+    ) -> tuple[list[Event], bool]:
         """As `Session.take_symbols`."""
         kept = self.result()
-        kept.frames += [kept.decoded + i for i, token in enumerate(tokens) if token]
-        kept.tokens += [token for token in tokens if token]
-        kept.decoded += len(tokens)
-        return super().take_symbols(tokens, log_probs)
+        kept.frames += [symbol.frame for symbol in settled]
+        kept.tokens += [symbol.token for symbol in settled]
+        kept.decoded += count
+        return super().take_symbols(count, settled, pending, oldest)
 
     def result(self) -> Result:
         """All symbols so far."""

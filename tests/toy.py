@@ -57,12 +57,12 @@ def toy_model(
 
 
 def toy_recognizer(**options: Any) -> Recognizer:
-    blank_penalty = options.pop("blank_penalty", 0.0)
+    own = {name: options.pop(name) for name in ("blank_penalty", "search", "fusion") if name in options}
     return Recognizer(
         toy_model(**options),
         toy_tokenizer(options.get("endpoint", False)),
         FeatureConfig(),
-        blank_penalty=blank_penalty,
+        **own,
     )
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from asr.decoding.beam import BeamBlock, BeamSearch
+from asr.decoding.beam import BeamBlock, BeamSearch, BeamState
 from asr.decoding.greedy import Hypothesis
 
 NBest = list[Hypothesis]  # the best first
@@ -145,27 +145,43 @@ def blocks_of(block: BeamBlock) -> list[list]:
 
 
 @torch.no_grad()
-def beam_search(search: BeamSearch, encoder_out: Tensor, lengths: Tensor) -> list[NBest]:
-    """The best hypotheses of whole utterances, with the same `step` as streaming.
+def decode(
+    search: BeamSearch, encoder_out: Tensor, lengths: Tensor, state: BeamState
+) -> tuple[list[list[Symbol]], list[list[NBest]]]:
+    """Search whole utterances with the same `step` as streaming.
 
     Args:
         search: the search with its model.
         encoder_out: (B, T, D) encoder output; lengths: (B,) its valid frames.
+        state: of B streams that have emitted nothing, from `BeamSearch.initial_state`.
 
     Returns:
-        For each utterance its hypotheses, at most K, the best first; ``score`` includes everything that was added.
+        For each utterance the symbols of the best hypothesis, and the n-best lists of its segments.
     """
-    histories = [History() for _ in range(encoder_out.size(0))]
-    state = search.initial_state(encoder_out.size(0))
+    count = encoder_out.size(0)
+    histories = [History() for _ in range(count)]
+    symbols: list[list[Symbol]] = [[] for _ in range(count)]
+    lists: list[list[NBest]] = [[] for _ in range(count)]
     lengths = lengths.to(encoder_out.device)
     for begin in range(0, encoder_out.size(1), OFFLINE_BLOCK):
         frames = encoder_out[:, begin : begin + OFFLINE_BLOCK]
         valid = (lengths - begin).clamp(min=0, max=frames.size(1))
         block, state = search.step(frames, valid, state)
-        for history, count, parts in zip(histories, valid.tolist(), blocks_of(block), strict=True):
-            history.accept(*(part[:count] for part in parts))
-    found = []
-    for history, ranks in zip(histories, search.ranking(state).tolist(), strict=True):
-        history.finish(ranks)
-        found.append(history.settled[0])
-    return found
+        for row, (length, parts) in enumerate(zip(valid.tolist(), blocks_of(block), strict=True)):
+            symbols[row] += histories[row].accept(*(part[:length] for part in parts))
+            lists[row] += histories[row].settled
+    for row, ranks in enumerate(search.ranking(state).tolist()):
+        symbols[row] += histories[row].finish(ranks)
+        lists[row] += histories[row].settled
+    return symbols, lists
+
+
+def beam_search(search: BeamSearch, encoder_out: Tensor, lengths: Tensor) -> list[NBest]:
+    """The best hypotheses of whole utterances, at most K each, the best first; ``score`` includes everything that was added.
+
+    Args:
+        search: the search with its model.
+        encoder_out: (B, T, D) encoder output; lengths: (B,) its valid frames.
+    """
+    _, lists = decode(search, encoder_out, lengths, search.initial_state(encoder_out.size(0)))
+    return [segments[0] for segments in lists]

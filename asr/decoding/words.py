@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 from asr.decoding.results import Word
@@ -51,6 +52,15 @@ class WordBuilder:
         """All words so far, the growing one included."""
         growing = self._growing()
         return tuple(self.done) if growing is None else (*self.done, growing)
+
+    def preview(self, symbols: Iterable[tuple[int, int, float]]) -> tuple[Word, ...]:
+        """All words if these symbols (token, frame, log-probability) followed; nothing is taken."""
+        ahead = WordBuilder(self.tokenizer)
+        ahead.done, ahead._ids, ahead._log_prob = list(self.done), list(self._ids), self._log_prob
+        ahead._start, ahead._end = self._start, self._end
+        for token, frame, log_prob in symbols:
+            ahead.add(token, frame, log_prob)
+        return ahead.words()
 
     def take(self) -> tuple[Word, ...]:
         """All words, and start afresh."""

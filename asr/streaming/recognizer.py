@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,8 +15,12 @@ import torch
 from torch import Tensor
 
 from asr.decoding import greedy
+from asr.decoding.beam import NEVER, BeamSearch, SearchConfig
+from asr.decoding.fusion import Fusion
+from asr.decoding.nbest import NBest, Symbol, beam_search, blocks_of, decode
 from asr.decoding.results import Segment, Transcript
 from asr.decoding.state import batch_axes, concatenate, select, write
+from asr.decoding.words import FRAME_SECONDS
 from asr.errors import UserError
 from asr.features import FRAME_MS, SAMPLE_RATE, Fbank, FeatureConfig
 from asr.streaming.endpointing import EndpointConfig, Segmenter
@@ -49,6 +53,8 @@ class Recognizer:
         name: for messages.
         device: where the model runs, e.g. ``cpu`` or ``cuda``.
         blank_penalty: subtracted from the blank's log-probability (> 0: fewer deletions, more insertions).
+        search: how to search; greedy if left out. Its blank_penalty is added to the other one.
+        fusion: what is added to the model's scores, with a beam only (`asr.decoding.fusion`).
     """
 
     sample_rate = SAMPLE_RATE
@@ -62,6 +68,8 @@ class Recognizer:
         name: str = "",
         device: str | torch.device = "cpu",
         blank_penalty: float = 0.0,
+        search: SearchConfig | None = None,
+        fusion: Fusion | None = None,
     ):
         self.name = name
         self.device = torch.device(device)
@@ -70,12 +78,21 @@ class Recognizer:
         self.fbank = Fbank(features or FeatureConfig())  # on the CPU: a chunk is a few frames
         if not math.isfinite(blank_penalty):
             raise UserError(f"blank_penalty must be a finite number, not {blank_penalty}")
-        self.blank_penalty = blank_penalty
+        search = search or SearchConfig()
+        self.search = replace(search, blank_penalty=search.blank_penalty + blank_penalty)
+        self.blank_penalty = self.search.blank_penalty
+        self.beam: BeamSearch | None = None
+        if self.search.kind != "greedy":
+            end = tokenizer.endpoint_id
+            self.beam = BeamSearch(self.model, self.search, fusion, -1 if end is None else end).to(self.device).eval()
+        elif fusion is not None or self.search.ilm_scale:
+            raise UserError("a language model, phrases or an internal-LM scale need a beam: search modified_beam or beam")
         self.chunk_frames: int = self.model.encoder.chunk_frames  # feature frames a step consumes
         self.window_frames: int = self.model.encoder.window_frames  # feature frames a step sees
         with torch.inference_mode():
             self._initial = self._initial_state(1)
             self._axes = batch_axes(self._initial_state)
+            self._search_axes = batch_axes(lambda batch: self._initial_search(batch, EndpointConfig()))
 
     @classmethod
     def load(
@@ -85,6 +102,8 @@ class Recognizer:
         device: str = "cpu",
         *,
         blank_penalty: float = 0.0,
+        search: SearchConfig | None = None,
+        fusion: Fusion | None = None,
     ) -> Recognizer:
         """Load a model that ships with the package or a model folder.
 
@@ -92,7 +111,7 @@ class Recognizer:
             name_or_folder: a name of `asr.pretrained.list_pretrained`, or a folder.
             threads: CPU threads of torch for the whole process; None: leave them as they are.
             device: where the model runs.
-            blank_penalty: see the class.
+            blank_penalty, search, fusion: see the class.
 
         Raises:
             UserError: no such model (the nearest name is suggested), a damaged folder, a device that is not there.
@@ -113,6 +132,8 @@ class Recognizer:
             name=str(name_or_folder),
             device=device,
             blank_penalty=blank_penalty,
+            search=search,
+            fusion=fusion,
         )
 
     @property
@@ -158,20 +179,15 @@ class Recognizer:
         encoder_state, search_state = batch.state
         encoded, encoder_state = self.model.encoder.step(x, encoder_state)
         valid = torch.tensor(counts, device=self.device)
-        tokens, log_probs, search_state = greedy.step(
-            self.model, encoded, valid, search_state, self.blank_penalty
-        )
+        found, search_state = self._search(ready, encoded, valid, search_state)
         events: dict[int, list[Event]] = {}
         reset = []
-        for row, (session, ids, scores) in enumerate(
-            zip(ready, tokens.tolist(), log_probs.tolist(), strict=True)
-        ):
-            count = counts[row]
-            events[id(session)], ended = session.take_symbols(ids[:count], scores[:count])
-            if ended and session.endpoint.reset_predictor:
+        for row, (session, count, (settled, pending, oldest)) in enumerate(zip(ready, counts, found, strict=True)):
+            events[id(session)], ended = session.take_symbols(count, settled, pending, oldest)
+            if ended and session.endpoint.reset_predictor and not pending:
                 reset.append(row)
         if reset:
-            search_state = self._reset(search_state, reset)
+            search_state = self._reset(search_state, reset, [ready[row].endpoint for row in reset])
         batch.state = (encoder_state, search_state)
         for session in ready:
             if session.finished:
@@ -338,17 +354,34 @@ class Recognizer:
     ) -> list[list[Segment]]:
         """Segments of whole recordings, (S,) float32 at 16 kHz each, as one batch."""
         encoded, lengths = self.encode(audio)
+        endpoint = endpoint or EndpointConfig()
+        if self.beam is None:
+            hypotheses = greedy.greedy_search(self.model, encoded, lengths, self.blank_penalty)
+            symbols = [
+                [Symbol(*symbol) for symbol in zip(h.tokens, h.frames, h.log_probs, strict=True)] for h in hypotheses
+            ]
+        else:
+            state = self._initial_search(len(audio), endpoint)
+            symbols, _ = decode(self.beam, encoded, lengths, state)
         segments = []
-        hypotheses = greedy.greedy_search(self.model, encoded, lengths, self.blank_penalty)
-        for hypothesis, length in zip(hypotheses, lengths.tolist(), strict=True):
-            segmenter = Segmenter(self.tokenizer, endpoint or EndpointConfig())
+        for row, length in zip(symbols, lengths.tolist(), strict=True):
+            segmenter = Segmenter(self.tokenizer, endpoint)
             ended: list[Segment] = []
-            for token, frame, log_prob in zip(
-                hypothesis.tokens, hypothesis.frames, hypothesis.log_probs, strict=True
-            ):
-                ended += segmenter.emit(frame, token, log_prob)
+            for symbol in row:
+                ended += segmenter.emit(symbol.frame, symbol.token, symbol.log_prob)
             segments.append(ended + segmenter.advance(length - 1) + segmenter.flush())
         return segments
+
+    @torch.inference_mode()
+    def nbest(self, audio: Sequence[np.ndarray]) -> list[NBest]:
+        """The best hypotheses of whole recordings, (S,) float32 at 16 kHz each, as one batch; needs a beam.
+
+        Raises:
+            UserError: the search is greedy.
+        """
+        if self.beam is None:
+            raise UserError("greedy search has one hypothesis: an n-best list needs search modified_beam or beam")
+        return beam_search(self.beam, *self.encode(audio))
 
     @torch.inference_mode()
     def encode(self, audio: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
@@ -361,13 +394,42 @@ class Recognizer:
         return self.model.encode(features.to(self.device), frames.to(self.device))
 
     def _initial_state(self, batch: int) -> Any:
-        return self.model.encoder.initial_state(batch), greedy.initial_state(self.model, batch)
+        return self.model.encoder.initial_state(batch), self._initial_search(batch, EndpointConfig())
+
+    def _initial_search(self, batch: int, endpoint: EndpointConfig) -> Any:
+        """The state of the search for new streams; a beam narrows to its best hypothesis where a segment may end."""
+        if self.beam is None:
+            return greedy.initial_state(self.model, batch)
+        return self.beam.initial_state(batch, *_limits(endpoint))
+
+    def _search(
+        self, sessions: list[Session], encoded: Tensor, valid: Tensor, state: Any
+    ) -> tuple[list[tuple[list[Symbol], list[Symbol], int]], Any]:
+        """Search a chunk of every session: (settled symbols, pending ones, the first frame that may change) each; the state."""
+        found: list[tuple[list[Symbol], list[Symbol], int]] = []
+        if self.beam is None:
+            tokens, log_probs, state = greedy.step(self.model, encoded, valid, state, self.blank_penalty)
+            for session, ids, scores in zip(sessions, tokens.tolist(), log_probs.tolist(), strict=True):
+                pairs = enumerate(zip(ids, scores, strict=True), session.frame)
+                found.append(([Symbol(token, frame, score) for frame, (token, score) in pairs if token], [], NEVER))
+            return found, state
+        block, state = self.beam.step(encoded, valid, state)
+        ranks = self.beam.ranking(state).tolist() if any(session.drained for session in sessions) else []
+        rows = zip(sessions, valid.tolist(), blocks_of(block), strict=True)
+        for row, (session, count, parts) in enumerate(rows):
+            history = session.history
+            assert history is not None
+            settled = history.accept(*(part[:count] for part in parts))
+            if session.drained:
+                settled += history.finish(ranks[row])
+            found.append((settled, history.pending(), history.oldest()))
+        return found, state
 
     def _row(self, session: Session) -> Any:
         """The state of one session, batch size 1; never a view of a batch, which would keep all of it alive."""
         batch = session.states
         if batch is None:
-            return self._initial
+            return self._initial if self.beam is None else self._fresh(session)
         if len(batch.members) == 1:
             return batch.state
         row = next(i for i, member in enumerate(batch.members) if member is session)
@@ -405,12 +467,23 @@ class Recognizer:
             return select(shared.state, index, self._axes)
         return concatenate([self._row(session) for session in ready], self._axes)
 
-    def _reset(self, state: greedy.GreedyState, rows: list[int]) -> greedy.GreedyState:
-        axes = [*greedy.predictor_axes(self.model), 0]
+    def _fresh(self, session: Session) -> Any:
+        encoder, search = self._initial
+        return encoder, search._replace(limits=search.limits.new_tensor([_limits(session.endpoint)]))
+
+    def _reset(self, state: Any, rows: list[int], endpoints: list[EndpointConfig]) -> Any:
+        """The state of the search with these rows as if nothing had been said."""
         index = torch.tensor(rows, device=self.device)
-        fresh = greedy.initial_state(self.model, len(rows))
-        reset: greedy.GreedyState = write(state, index, fresh, axes)
-        return reset
+        fresh = [self._initial_search(1, endpoint) for endpoint in endpoints]
+        axes = self._search_axes
+        return write(state, index, concatenate(fresh, axes), axes)
+
+
+def _limits(endpoint: EndpointConfig) -> tuple[int, int]:
+    """Frames without a symbol, and since the first one, after which the best hypothesis is what was said."""
+    seconds = (endpoint.trailing_silence, endpoint.max_segment)
+    quiet, age = (NEVER if value is None else max(1, round(value / FRAME_SECONDS)) for value in seconds)
+    return quiet, age
 
 
 @dataclass

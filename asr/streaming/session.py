@@ -6,6 +6,7 @@ features of an unfinished chunk, the fixed-shape model state, and the words of t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,10 +15,11 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from asr.audio import Pcm, StreamResampler, channels_of
+from asr.decoding.nbest import History, Symbol
 from asr.decoding.results import Segment
 from asr.errors import UserError
 from asr.features import NUM_MEL_BINS, SAMPLE_RATE, SUBSAMPLING, StreamingFbank
-from asr.streaming.endpointing import EndpointConfig, Segmenter
+from asr.streaming.endpointing import NEVER, EndpointConfig, Segmenter
 from asr.streaming.events import Event, Final, Partial
 from asr.streaming.written import SegmentWriter
 
@@ -56,6 +58,8 @@ class Session:
         self._frame = 0  # encoder frames decoded
         self._ended = False  # no more input
         self._finished = False  # every event has been handed out
+        self._ahead: tuple[tuple[int, int, float], ...] = ()  # symbols shown that may still change
+        self.history = History() if recognizer.search.kind != "greedy" else None
 
     @property
     def seconds(self) -> float:
@@ -131,24 +135,44 @@ class Session:
         self._features = self._features[chunk:]
         return features, (valid + SUBSAMPLING - 1) // SUBSAMPLING
 
-    def take_symbols(self, tokens: list[int], log_probs: list[float]) -> tuple[list[Event], bool]:
-        """What the search found in the encoder frames of one chunk; the events, and whether a segment ended."""
+    @property
+    def frame(self) -> int:
+        """Encoder frames decoded so far."""
+        return self._frame
+
+    @property
+    def drained(self) -> bool:
+        """Whether the window taken last was the last one of the stream."""
+        return self._ended and self._features.size(0) == 0
+
+    def take_symbols(
+        self, count: int, settled: Sequence[Symbol], pending: Sequence[Symbol] = (), oldest: int = NEVER
+    ) -> tuple[list[Event], bool]:
+        """What the search found in ``count`` encoder frames of one chunk; the events, and whether a segment ended.
+
+        Args:
+            count: frames of the chunk.
+            settled: symbols that will not change, those before them handed over earlier.
+            pending: symbols that follow them in the best hypothesis.
+            oldest: the first frame in which the search may still change its mind.
+        """
         segments: list[Segment] = []
-        emitted = False
-        for i, token in enumerate(tokens):
-            if token:
-                emitted = True
-                segments += self._segmenter.emit(self._frame + i, token, log_probs[i])
-        self._frame += len(tokens)
-        segments += self._segmenter.advance(self._frame - 1)
-        if self._ended and self._features.size(0) == 0:
+        for symbol in settled:
+            segments += self._segmenter.emit(symbol.frame, symbol.token, symbol.log_prob)
+        self._frame += count
+        segments += self._segmenter.advance(min(self._frame, oldest) - 1)
+        if self.drained:
             segments += self._segmenter.flush()
             self._finished = True
         if self._writer:
             segments = [self._writer.segment(segment) for segment in segments]
         events: list[Event] = [Final.of(segment) for segment in segments]
-        if emitted and self._partials and self._segmenter.current:
-            words = self._segmenter.current.words()
+        end = self.recognizer.tokenizer.endpoint_id
+        ahead = tuple((s.token, s.frame, s.log_prob) for s in pending if s.token != end)
+        changed = bool(settled) or ahead != self._ahead
+        self._ahead = ahead
+        if changed and self._partials and (self._segmenter.current or ahead):
+            words = self._segmenter.current.preview(ahead)
             text = " ".join(word.word for word in words)
             stable = self._segmenter.current.done
             written = self._writer.partial(stable, words[len(stable) :]) if self._writer else None

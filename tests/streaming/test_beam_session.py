@@ -1,0 +1,124 @@
+"""Streams with a beam give the words of offline decoding; what was shown as settled stays."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from asr.decoding.beam import SearchConfig
+from asr.decoding.fusion import Fusion
+from asr.errors import UserError
+from asr.streaming import NO_ENDPOINT, EndpointConfig, Final, Partial
+from tests.decoding.test_beam import Table
+from tests.streaming.test_session import stream, times
+from tests.toy import babble, toy_recognizer, toy_tokenizer
+
+KINDS = ["modified_beam", "beam"]
+
+
+def recogniser(kind, predictor="lstm", seed=0):
+    """A random model hardly emits with a beam: every symbol gets a bonus, beside a bigram of random numbers."""
+    fusion = Table(toy_tokenizer().vocab_size, seed)
+    fusion.table[:, 1:] += 4.0
+    return toy_recognizer(predictor=predictor, search=SearchConfig(kind, beam=4, max_symbols=2), fusion=fusion)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("predictor", ["lstm", "stateless"])
+def test_streams_of_different_ages_equal_offline_batches(kind, predictor):
+    recognizer = recogniser(kind, predictor)
+    audios = [babble(seconds, seed=i) for i, seconds in enumerate((3.3, 0.7, 2.9))]
+    endpoint = EndpointConfig(trailing_silence=0.24, max_segment=1.2)
+    for config in (endpoint, NO_ENDPOINT):
+        offline = recognizer.transcribe(audios, endpoint=config)
+        assert sum(len(t.words) for t in offline) > 12
+        together = recognizer.transcribe(audios, streaming=True, parallel=2, endpoint=config)
+        alone = [stream(recognizer, audio, [1777, 5000], endpoint=config)[0] for audio in audios]
+        for a, b, c in zip(offline, together, alone, strict=True):
+            assert times(a.words) == times(b.words) == times(c)
+            assert [times(s.words) for s in a.segments] == [times(s.words) for s in b.segments]
+    assert max(len(t.segments) for t in recognizer.transcribe(audios, endpoint=endpoint)) > 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_stable_words_stay_and_finals_follow_partials(kind):
+    recognizer = recogniser(kind)
+    audio = babble(5.0, seed=1)
+    words, events = stream(recognizer, audio, [2560], endpoint=EndpointConfig(trailing_silence=0.4))
+    stable: list = []
+    revised = shown = 0
+    previous = ""
+    for event in events:
+        if isinstance(event, Final):
+            assert times(event.words)[: len(stable)] == stable
+            stable, previous = [], ""
+        else:
+            assert times(event.words)[: len(stable)] == stable
+            stable = times(event.words)[: event.stable]
+            revised += not event.text.startswith(previous)
+            shown += 1
+            previous = event.text
+    assert shown > 5 and len(words) > 5
+    assert any(isinstance(event, Partial) and len(event.words) > event.stable for event in events)
+
+
+def test_sessions_with_other_endpoints_share_a_batch():
+    recognizer = recogniser("modified_beam")
+    audio = babble(4.0, seed=2)
+    configs = [EndpointConfig(trailing_silence=0.2), EndpointConfig(trailing_silence=0.6), NO_ENDPOINT]
+    sessions = [recognizer.session(endpoint=config) for config in configs]
+    found: list[list] = [[] for _ in sessions]
+    for at in range(0, len(audio), 2560):
+        for session in sessions:
+            session.feed(audio[at : at + 2560])
+        for i, events in enumerate(recognizer.step_sessions(sessions)):
+            found[i] += events
+    for i, session in enumerate(sessions):
+        found[i] += session.finish()
+    for config, events in zip(configs, found, strict=True):
+        segments = [times(event.words) for event in events if isinstance(event, Final)]
+        assert segments == [times(s.words) for s in recognizer.transcribe(audio, endpoint=config)[0].segments]
+
+
+def test_a_fusion_changes_the_words_the_same_way_in_streams():
+    audio = babble(3.0, seed=3)
+    plain, fused = recogniser("modified_beam"), recogniser("modified_beam", seed=3)
+    offline = fused.transcribe(audio)[0]
+    assert times(offline.words) != times(plain.transcribe(audio)[0].words)
+    assert times(stream(fused, audio, [3000])[0]) == times(offline.words)
+
+
+def test_nbest_lists_and_what_needs_a_beam():
+    recognizer = recogniser("beam")
+    audio = babble(2.0, seed=4)
+    (found,) = recognizer.nbest([audio])
+    assert len(found) == 4 and [h.score for h in found] == sorted((h.score for h in found), reverse=True)
+    best = recognizer.tokenizer.decode(found[0].tokens)
+    assert recognizer.transcribe(audio, endpoint=NO_ENDPOINT)[0].text == best
+    with pytest.raises(UserError, match="n-best list needs"):
+        toy_recognizer().nbest([audio])
+    with pytest.raises(UserError, match="need a beam"):
+        toy_recognizer(fusion=Fusion())
+    with pytest.raises(UserError, match="need a beam"):
+        toy_recognizer(search=SearchConfig(ilm_scale=0.2))
+
+
+def test_a_reset_predictor_starts_afresh():
+    recognizer = recogniser("modified_beam")
+    audio = np.concatenate([babble(2.0, seed=5), np.zeros(16000, np.float32), babble(2.0, seed=6)])
+    endpoint = EndpointConfig(trailing_silence=0.2, reset_predictor=True)
+    words, _ = stream(recognizer, audio, [1000], endpoint=endpoint)
+    other, _ = stream(recognizer, audio, [16000, 77], endpoint=endpoint)
+    assert times(words) == times(other) and words
+
+
+def test_silence_holds_no_memory():
+    recognizer = recogniser("modified_beam")
+    session = recognizer.session(endpoint=EndpointConfig(trailing_silence=0.3, max_segment=1.0))
+    for i in range(12):
+        session.accept(babble(1.0, seed=i))
+        session.accept(np.zeros(16000, np.float32))
+    chain, count = session.history._heads[0], 0
+    while chain is not None:
+        chain, count = chain.before, count + 1
+    assert count < 60  # of some hundred symbols
