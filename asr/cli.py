@@ -14,7 +14,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from asr.errors import UserError
 from asr.memory import keep_freed_memory
@@ -168,6 +168,27 @@ def _decoding_options(parser: Parser) -> None:
     parser.add_argument(
         "--blank-penalty", type=float, default=0.0, help="> 0: fewer deletions, more insertions"
     )
+    parser.add_argument(
+        "--search", choices=("greedy", "modified_beam", "beam"), default=None,
+        help="modified_beam: one symbol a frame, as greedy (the default, or modified_beam if --beam is given); beam: up to --max-symbols",
+    )  # fmt: skip
+    parser.add_argument("--beam", type=int, default=None, metavar="K", help="hypotheses of a beam (4)")
+    parser.add_argument("--max-symbols", type=int, default=3, metavar="N", help="with --search beam: most symbols of a frame")
+    parser.add_argument("--prune", type=float, default=15.0, metavar="NATS", help="drop hypotheses so far below the best")
+    parser.add_argument("--ilm-scale", type=float, default=0.0, help="subtract the internal language model, so much of it (ILME)")
+
+
+def _search(options: argparse.Namespace) -> Any:
+    """The search that the options ask for."""
+    from asr.decoding.beam import SearchConfig
+
+    beam = options.beam is not None or options.ilm_scale != 0.0
+    kind = options.search or ("modified_beam" if beam else "greedy")
+    if kind == "greedy" and beam:
+        raise UserError("--beam and --ilm-scale need --search modified_beam or beam")
+    return SearchConfig(
+        kind, 4 if options.beam is None else options.beam, options.max_symbols, options.prune, options.blank_penalty, options.ilm_scale
+    )
 
 
 # ---------------------------------------------------------------- transcribe
@@ -215,9 +236,7 @@ def transcribe_command(argv: Sequence[str]) -> int:
 
     endpoint = EndpointConfig(options.trailing_silence, options.max_segment)
     itn = None if options.itn is None else load_normalizer(options.itn, options.itn_lexicon)
-    recognizer = Recognizer.load(
-        options.model, options.threads, options.device, blank_penalty=options.blank_penalty
-    )
+    recognizer = Recognizer.load(options.model, options.threads, options.device, search=_search(options))
     writer = WRITERS[options.format]
     several = len(options.files) > 1
     live = options.streaming and (options.partials or sys.stdout.isatty() or "-" in options.files)
@@ -364,9 +383,7 @@ def evaluate_command(argv: Sequence[str]) -> int:
     from asr.scoring.evaluate import evaluate
     from asr.streaming import Recognizer
 
-    recognizer = Recognizer.load(
-        options.model, options.threads, options.device, blank_penalty=options.blank_penalty
-    )
+    recognizer = Recognizer.load(options.model, options.threads, options.device, search=_search(options))
     evaluation = evaluate(
         recognizer,
         options.manifest,
