@@ -6,6 +6,7 @@ Bad input ends with ``error: <one sentence>`` on standard error and exit status 
 from __future__ import annotations
 
 import argparse
+import codecs
 import errno
 import importlib
 import json
@@ -64,7 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             status = _command(arguments[0])(arguments[1:])
         else:
             status = normalize_command(arguments)
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
         return status
     except ItnError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -129,6 +131,8 @@ def normalize_command(argv: Sequence[str]) -> int:
     if options.version:
         print(f"itn {_version()}")
         return 0
+    if sys.stdin is None or sys.stdout is None:
+        raise ItnError(f"standard {'input' if sys.stdin is None else 'output'} is closed")
     if options.partials and options.category:
         raise ItnError("--partials shows what the tagger decides, --category leaves it nothing to decide")
     from itn.normalizer import Normalizer
@@ -138,7 +142,8 @@ def normalize_command(argv: Sequence[str]) -> int:
     if options.category is not None:
         normalizer.convert("", options.category)  # is there such a category?
     out = sys.stdout.buffer
-    for raw in _lines(sys.stdin.buffer):
+    for count, raw in enumerate(_lines(sys.stdin.buffer)):
+        raw = raw if count else raw.removeprefix(codecs.BOM_UTF8)
         end = b"\n" if raw.endswith(b"\n") else b""
         line = raw[: len(raw) - len(end)].decode("utf-8", "surrogateescape")
         if options.partials:

@@ -93,6 +93,8 @@ add p(B-x) and p(I-x) of every category x, and try x from the most probable down
 
 **4. The grammar.** The words of the span in lower case, hyphens turned to spaces, ’ to ', with single spaces, through `CATEGORY.fst` (kaldifst:
 `TextNormalizer(file)(text)`). **An empty answer means no: try the next category, and if there is none keep the words as they are.** Never show the empty text.
+If every category refuses, cut at the last `and`, `or`, `to` or `plus` whose left part one accepts (its last word's categories), keep that word, and go on
+with the rest: "five dollars and six" is $5 and six. Digits that follow a span of {tagger["max_span_words"]} digits are its rest, whatever the tagger says.
 A span in which a word has a digit is written already: keep it. If the last word ends in punctuation and the answer is empty, try without it and put it back.
 
 **5. House style** (`options` in the manifest). A cardinal below {options["number_threshold"]} stays words, an ordinal below {options["ordinal_threshold"]}, and a

@@ -251,6 +251,9 @@ def find_profile(name_or_folder: str | os.PathLike[str]) -> Path:
     names = profile_names()
     if text in names:
         return PROFILES / text
+    inside = sorted(path.parent for path in Path(text).glob(f"*/{MANIFEST}")) if "\0" not in text and os.path.isdir(text) else []
+    if inside:
+        raise ItnError(f"{text} holds profiles and is none itself: give {inside[0]}")
     if not names:
         raise ItnError(f"no profile {text!r}: the package has none in {PROFILES}: build them with itn build")
     raise ItnError(

@@ -34,6 +34,8 @@ from itn.lexicon import MAX_WORDS, Match, Matcher
 CONFIDENCE = (0.98, 0.9)  # probability that decides a label after 0 and 1 words of right context; after 2 the best does
 SHOWN = 0.9  # probability of being an ordinary word from which on a word is shown in the tail
 CUTTABLE = ("telephone",)  # strings of digits: longer than 12 words, each part is right if it is but digits
+DIGITS = {w: str(i) for i, w in enumerate("zero one two three four five six seven eight nine".split())} | {"oh": "0"}
+JOINING = frozenset("and or to plus".split())  # words at which a span that no grammar accepts falls into two
 POSSIBLE = 0.1  # share of its probability from which on a category is tried, where the grammar of a better one refuses
 CLEAR = 0.85  # probability that decides a label with all right context; less waits for more words,
 PATIENCE = 6  # until so many stand behind it
@@ -207,6 +209,7 @@ class Stream:
         self._marks: deque[Match | None] = deque()  # from next on: a match, or a single word
         self._open = False  # whether the words from first to next are a span
         self._overlong = False  # a span was cut at 12 words and goes on
+        self._digits = False  # a string of digits was written at its full length: digits that follow are its rest
         self._closes = False  # the last word that was taken over ends in punctuation
         self._split = False  # the open span is part of one that the tagger saw run over punctuation
         self._pieces: list[str] = []  # final text
@@ -291,7 +294,7 @@ class Stream:
             self._assemble()
             self._close()
             self._decider.reset()
-            self._state, self._overlong, self._closes = None, False, False
+            self._state, self._overlong, self._closes, self._digits = None, False, False, False
             self._latest.clear()
         return self._update()
 
@@ -322,7 +325,7 @@ class Stream:
             match = self._marks[0]
             if match is not None:
                 self._close()
-                self._overlong = self._closes = False
+                self._overlong = self._closes = self._digits = False
                 self._marks.popleft()
                 for _ in range(min(match.length, len(self._labels))):
                     self._labels.popleft()
@@ -338,15 +341,22 @@ class Stream:
             if split:
                 label = "B"
             self._closes = not word.isalpha() and _CLOSES.search(word[-8:]) is not None
-            if label == "I" and self._open and self._next - self._first == MAX_WORDS:
-                self._close(cut=True)
-                label = "I" if self._overlong else "B"  # a string of digits goes on as another
+            self._split = self._split or split
+            if self._open and self._next - self._first == MAX_WORDS:  # it cannot grow
+                self._close(cut=label == "I")
+                if label == "I" and not self._overlong:
+                    label = "B"  # a string of digits goes on as another
+            if self._digits:
+                if word.lower() in DIGITS:
+                    label = "I" if self._open else "B"
+                else:
+                    self._close()
+                    self._digits = False
             if label == "I" and self._overlong:
                 label = "O"
             else:
                 self._overlong = False
             if label == "O" or label == "B" or not self._open:
-                self._split = self._split or split
                 self._close()
                 self._open, self._split = label != "O", split
             self._next += 1
@@ -360,12 +370,33 @@ class Stream:
         self._open = False
         length = self._next - self._first
         category, written = self._converted(length, cut)
+        if not (category or cut):
+            length = self._fall_apart(length)
+            category, written = self._converted(length)
         self._overlong = cut and not category
-        self._write(length, category, written)
+        full = length == MAX_WORDS and all(word.lower() in DIGITS for word, _, _ in self._head(length))
+        self._digits = self._digits or (full and bool(category))
+        if length:
+            self._write(length, category, written)
+
+    def _fall_apart(self, length: int) -> int:
+        """Of a span that no grammar accepts, "five dollars and twenty minutes", write the first parts; the length of the rest."""
+        joints = [i for i, (word, _, _) in enumerate(self._head(length)) if word.lower() in JOINING]
+        for joint in reversed(joints):  # the longest part that is accepted
+            category, written = self._converted(joint) if joint else ("", None)
+            if category:
+                self._write(joint, category, written)
+                self._write(1)
+                return self._fall_apart(length - joint - 1) if length - joint > 1 else 0
+        return length
 
     def _converted(self, length: int, cut: bool = False) -> tuple[str, str | None]:
         """(category, written form) of a span of so many words from the first on, by the most probable category that accepts it."""
+        if not length:
+            return "", None
         words = [word for word, _, _ in self._head(length)]
+        if self._digits and all(word.lower() in DIGITS for word in words):
+            return "telephone", "".join(DIGITS[word.lower()] for word in words)
         categories = self._decider.categories(self._latest[self._first + length - 1])
         if self._split and "cardinal" in self._decider.names:
             categories.append("cardinal")  # the tagger took "twenty five, thirty" for one

@@ -39,7 +39,10 @@ def options(profile: str) -> dict[str, Any]:
     import yaml
 
     path = Path(profile) if profile.endswith((".yaml", ".yml")) else PROFILES / f"{profile}.yaml"
-    loaded = yaml.safe_load(path.read_text()) or {}
+    try:
+        loaded = yaml.safe_load(path.read_text()) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ItnError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     # a bare `off` is a boolean in YAML 1.1
     values = {"off" if key is False else key: value for key, value in loaded.items() if key != "style"}
     Options().changed(values, f"{path}: ")
@@ -63,8 +66,11 @@ def build(profile: str, out: str | Path, categories: Sequence[str] | None = None
         raise ItnError(f"no category {unknown[0]!r}; there are: {', '.join(CATEGORIES)}")
     out = Path(out)
     _check(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    except OSError as error:
+        raise ItnError(f"cannot write {out}: {error.strerror or error}") from None
     try:
         work.chmod(0o755)
         files = {name: _write(name, style, work) for name in CATEGORIES if name in chosen}

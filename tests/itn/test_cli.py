@@ -148,3 +148,14 @@ def test_without_parts_it_is_an_error(run, monkeypatch, folder):
 def test_version(run, monkeypatch):
     monkeypatch.setattr("importlib.metadata.version", lambda name: f"1.2 of {name}")
     assert run(b"", "--version", profile=False) == (0, b"itn 1.2 of emformer-asr\n", "")
+
+
+def test_a_byte_order_mark_is_no_letter():
+    done = subprocess.run([sys.executable, "-m", "itn.cli"], input="\ufefftwenty five dollars\n".encode(), capture_output=True)
+    assert done.stdout == b"$25\n"
+
+
+@pytest.mark.parametrize(("closed", "word"), [("<&-", "input"), (">&-", "output")])
+def test_closed_streams_are_named(closed, word):
+    done = subprocess.run(f"{sys.executable} -m itn.cli {closed}", shell=True, capture_output=True, text=True)
+    assert done.returncode == 2 and f"standard {word} is closed" in done.stderr and "Traceback" not in done.stderr

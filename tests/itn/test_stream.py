@@ -161,6 +161,30 @@ def test_a_span_has_at_most_twelve_words():
     assert spans_of([*twelve, "I-money", "O", "I-money"]) == [("money", 14, 15)]
 
 
+def test_a_span_that_no_grammar_accepts_falls_apart_at_and():
+    def write(category, words):
+        return None if "and" in words or len(words) == 3 else "-".join(words)
+
+    words = "five dollars and twenty minutes and six".split()
+    labels = ["B-money"] + ["I-money"] * (len(words) - 1)
+    assert spans_of(labels, words=words, write=write) == [("money", 0, 2), ("money", 3, 5)]  # "six" is written "six"
+    assert spans_of(labels[:3], words=words[:3], write=write) == [("money", 0, 2)]  # "and" is the last word
+    assert spans_of(labels[:3], words=["five", "by", "six"], write=write) == []  # nowhere to cut
+
+
+def test_digits_behind_twelve_digits_are_their_rest():
+    digits = "four one one one one one one one one one one one".split()
+
+    def write(category, words):
+        return "1" * len(words) if len(words) > 2 else None
+
+    for rest, labels in ((["two", "oh"], ["I-telephone", "B-telephone"]), (["two", "oh"], ["O", "O"]), (["two"], ["O"])):
+        found = spans_of(["B-telephone"] + ["I-telephone"] * 11 + [*labels, "O"], words=[*digits, *rest, "ok"], write=write)
+        assert found == [("telephone", 0, 12), ("telephone", 12, 12 + len(rest))]
+    found = spans_of(["B-telephone"] + ["I-telephone"] * 11 + ["O", "B-money"], words=[*digits, "and", "one"], write=write)
+    assert found == [("telephone", 0, 12)]
+
+
 @pytest.mark.parametrize(
     "words, found",
     [
