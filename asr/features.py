@@ -2,12 +2,21 @@
 
 Legend: B streams or utterances, S samples (16 kHz), T feature frames of 10 ms, F = 80 Mel bins.
 
-One definition (``kind="kaldi"``): 25 ms povey window, 10 ms shift, edges by reflection (``snip_edges``
+The definition of our models (``kind="kaldi"``): 25 ms povey window, 10 ms shift, edges by reflection (``snip_edges``
 False), DC removal and pre-emphasis per frame, 512-point power spectrum, 80 triangles between 20 and 7600 Hz
 in the Mel domain, natural logarithm with floor FLT_EPSILON, samples in [-1, 1]. Frame t covers samples ``160
 t - 120 … 160 t + 279``, so a stream of S samples has ``(S + 80) // 160`` frames. Equal to kaldi-native-fbank
 (which sherpa-onnx runs) and to ``torchaudio.compliance.kaldi.fbank(num_mel_bins=80, dither=0,
 snip_edges=False, low_freq=20, high_freq=-400, energy_floor=0)`` up to the rounding of single precision.
+
+``kind="torchaudio_rnnt"``, for the imported public model only, is the offline extractor of torchaudio's RNN-T
+pipelines without its normalisation, which lives in the model: 400-point power spectrum under a periodic Hann
+window, 80 triangles between 0 and 8000 Hz, and a logarithm with linear parts (`piecewise_log`). Frame t is
+centred: it covers samples ``160 t - 200 … 160 t + 199``, mirrored at both ends without repeating the sample at
+the edge, so a stream of S > 0 samples has ``S // 160 + 1`` frames, 5 ms earlier than kaldi's. torchaudio's own
+*streaming* extractor treats every window of 200 ms as if it were a whole recording, so that three of its twenty
+frames (the first, second and last) see mirrored samples in the middle of speech: it disagrees with the extractor
+the model was trained with, and is not imitated. Here a stream gets the frames of the whole recording.
 
 No ``from __future__ import annotations`` here: ``torch.jit.script`` reads the annotations.
 """
@@ -37,6 +46,10 @@ LOW_HZ, HIGH_HZ = 20.0, 7600.0
 PREEMPHASIS = 0.97
 FLOOR = 1.1920928955078125e-07  # FLT_EPSILON; its logarithm is -15.9424, what silence gives
 
+TORCHAUDIO_FFT_LENGTH = 400  # points, of torchaudio_rnnt
+TORCHAUDIO_HIGH_HZ = 8000.0
+TORCHAUDIO_GAIN = 32767.0**2  # to powers of int16 samples: 10^(dB / 20) of its 2 * 20 * log10(32767) dB
+
 KINDS = ("kaldi", "torchaudio_rnnt")
 
 
@@ -52,34 +65,42 @@ class FeatureConfig:
 
 
 def feature_definition(config: FeatureConfig) -> dict:
-    """The whole definition as plain values; two models with equal definitions see equal numbers.
-
-    Raises:
-        UserError: the kind is not built.
-    """
-    if config.kind != "kaldi":
-        raise UserError(f"features.kind {config.kind!r} is not built yet: it arrives with the importer")
-    return {
-        "kind": "kaldi",
+    """The whole definition as plain values; two models with equal definitions see equal numbers."""
+    common: dict[str, object] = {
+        "kind": config.kind,
         "sample_rate": SAMPLE_RATE,
         "sample_range": 1.0,
         "frame_shift": FRAME_SHIFT,
         "frame_length": FRAME_LENGTH,
-        "snip_edges": False,
         "dither": 0.0,
+        "spectrum": "power",
+        "mel_bins": NUM_MEL_BINS,
+        "mel_norm": None,
+        "cmvn": None,
+    }
+    if config.kind == "torchaudio_rnnt":
+        return common | {
+            "centred": True,
+            "edges": "mirrored, edge sample once",
+            "window": "hann, periodic",
+            "fft": TORCHAUDIO_FFT_LENGTH,
+            "mel_scale": "htk-log10",
+            "low_hz": 0.0,
+            "high_hz": TORCHAUDIO_HIGH_HZ,
+            "gain": TORCHAUDIO_GAIN,
+            "log": "piecewise, e",
+        }
+    return common | {
+        "snip_edges": False,
         "remove_dc": True,
         "preemphasis": PREEMPHASIS,
         "window": "povey",
         "fft": FFT_LENGTH,
-        "spectrum": "power",
         "mel_scale": "htk-ln",
-        "mel_bins": NUM_MEL_BINS,
         "low_hz": LOW_HZ,
         "high_hz": HIGH_HZ,
-        "mel_norm": None,
         "log": "natural",
         "floor": "FLT_EPSILON",
-        "cmvn": None,
     }
 
 
@@ -89,8 +110,10 @@ def feature_hash(config: FeatureConfig) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def num_frames(samples: int) -> int:
+def num_frames(samples: int, kind: str = "kaldi") -> int:
     """Feature frames (10 ms) of a whole stream of ``samples`` samples."""
+    if kind == "torchaudio_rnnt":
+        return samples // FRAME_SHIFT + 1 if samples else 0
     return (samples + FRAME_SHIFT // 2) // FRAME_SHIFT
 
 
@@ -116,6 +139,30 @@ def mel_matrix() -> Tensor:
     return torch.minimum(rising, falling).clamp(min=0.0)
 
 
+def torchaudio_mel_matrix() -> Tensor:
+    """(201, 80) float32: ``torchaudio.functional.melscale_fbanks(201, 0.0, 8000.0, 80, 16000)``, bit for bit.
+
+    Single precision throughout, as there: a weight near the foot of a triangle is a small difference of large
+    frequencies, and computed more exactly it would be another.
+    """
+    hertz = torch.linspace(0, SAMPLE_RATE // 2, TORCHAUDIO_FFT_LENGTH // 2 + 1)
+    mels = torch.linspace(0.0, 2595.0 * math.log10(1.0 + TORCHAUDIO_HIGH_HZ / 700.0), NUM_MEL_BINS + 2)
+    edges = 700.0 * (10.0 ** (mels / 2595.0) - 1.0)
+    distance = edges[None] - hertz[:, None]  # (201, 82), from every bin to every edge
+    width = edges[1:] - edges[:-1]
+    return torch.minimum(-distance[:, :-2] / width[:-1], distance[:, 2:] / width[1:]).clamp(min=0.0)
+
+
+def piecewise_log(x: Tensor) -> Tensor:
+    """torchaudio's ``_piecewise_linear_log``: x / e up to e, log(x) / e up to e^e, log(x) above.
+
+    The middle part is an accident of torchaudio's code, which divides what is at most e *after* the logarithm has
+    been put in place; the public model was trained with it.
+    """
+    y = torch.where(x > math.e, x.log(), x)
+    return torch.where(y > math.e, y, y / math.e)
+
+
 class FbankState(NamedTuple):
     """What B streams that started together carry from block to block."""
 
@@ -133,33 +180,47 @@ class Fbank(nn.Module):
     TF32: the Mel product is done in double precision.
     """
 
-    # TorchScript reads constants from the class, not from the file.
+    # TorchScript reads constants from the class or the object, not from the file.
     shift: Final[int] = FRAME_SHIFT
-    half_shift: Final[int] = FRAME_SHIFT // 2
     length: Final[int] = FRAME_LENGTH
-    fft: Final[int] = FFT_LENGTH
-    bins: Final[int] = FFT_LENGTH // 2  # the Nyquist bin has weight 0
     mels: Final[int] = NUM_MEL_BINS
-    left: Final[int] = (FRAME_LENGTH - FRAME_SHIFT) // 2  # samples of frame 0 that lie before the stream
-    right: Final[int] = FRAME_LENGTH // 2  # most samples a frame can reach beyond the end
-    first: Final[int] = (FRAME_LENGTH + FRAME_SHIFT) // 2  # samples needed before frame 0 is complete
     tile: Final[int] = 8  # rows of one matrix product, see _mel
     preemphasis: Final[float] = PREEMPHASIS
     floor: Final[float] = FLOOR
+    gain: Final[float] = TORCHAUDIO_GAIN
+    kaldi: Final[bool]  # else torchaudio_rnnt
+    fft: Final[int]
+    bins: Final[int]  # of the spectrum that have a weight
+    edge: Final[int]  # times that mirroring repeats the sample at the edge beyond itself: 1 or 0
+    left: Final[int]  # samples of frame 0 that lie before the stream
+    right: Final[int]  # most samples a frame can reach beyond the end
+    beyond: Final[int]  # samples after its 160th that the first frame needs
+    first: Final[int]  # samples needed before frame 0 is complete
+    rounding: Final[int]  # frames of S samples: (S + rounding) // 160
     window: Tensor
     dc: Tensor
     mel: Tensor
 
     def __init__(self, config: FeatureConfig = FeatureConfig()) -> None:
         super().__init__()
-        feature_definition(config)  # raises for a kind that is not built
-        window = povey_window()
-        self.register_buffer("window", window.float(), persistent=False)
+        kaldi = config.kind == "kaldi"
+        window = povey_window().float() if kaldi else torch.hann_window(FRAME_LENGTH)
+        self.kaldi = kaldi
+        self.fft = FFT_LENGTH if kaldi else TORCHAUDIO_FFT_LENGTH
+        self.bins = FFT_LENGTH // 2 if kaldi else TORCHAUDIO_FFT_LENGTH // 2 + 1  # kaldi's last bin has weight 0
+        self.edge = 1 if kaldi else 0
+        self.rounding = FRAME_SHIFT // 2 if kaldi else FRAME_SHIFT
+        self.left = (FRAME_LENGTH - FRAME_SHIFT) // 2 if kaldi else FRAME_LENGTH // 2
+        self.right = FRAME_LENGTH // 2
+        self.beyond = FRAME_LENGTH - FRAME_SHIFT - self.left
+        # Frame 0 begins with mirrored samples: the farthest of them may come later than its own last sample.
+        self.first = max(FRAME_LENGTH - self.left, self.left + 1 - self.edge)
+        self.register_buffer("window", window, persistent=False)
         # DC removal after pre-emphasis: (f[n] - m) - 0.97 (f[n-1] - m) = (f[n] - 0.97 f[n-1]) - 0.03 m. The
         # window is zero at n = 0, so the special first sample of a frame (pre-emphasised with itself) never
         # counts, and pre-emphasis can be done on the signal.
-        self.register_buffer("dc", (window * -(1.0 - PREEMPHASIS)).float(), persistent=False)
-        self.register_buffer("mel", mel_matrix().float(), persistent=False)
+        self.register_buffer("dc", (povey_window() * -(1.0 - PREEMPHASIS)).float(), persistent=False)
+        self.register_buffer("mel", mel_matrix().float() if kaldi else torchaudio_mel_matrix(), persistent=False)
 
     def forward(self, audio: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Features of whole utterances; each is what it gives alone, reflected at its own end.
@@ -169,7 +230,7 @@ class Fbank(nn.Module):
             lengths: (B,) int64 samples; all S when left out.
 
         Returns:
-            (B, T, 80) float32 features with T = (S + 80) // 160, zero beyond an utterance's end, and (B,)
+            (B, T, 80) float32 features with T = `num_frames` of S, zero beyond an utterance's end, and (B,)
             int64 frames.
 
         Raises:
@@ -185,13 +246,13 @@ class Fbank(nn.Module):
         ):  # no such check on a GPU: it would wait for it
             raise ValueError(f"a length of {int(lengths.max())} samples in a batch of {S}")
         lengths = lengths.to(audio.device)
-        frames = torch.div(lengths + self.half_shift, self.shift, rounding_mode="floor")
-        T = (S + self.half_shift) // self.shift
+        frames = torch.div(lengths + self.rounding, self.shift, rounding_mode="floor") * (lengths > 0)
+        T = (S + self.rounding) // self.shift if S > 0 else 0
         if B == 0 or T == 0:
             return torch.zeros(B, T, self.mels, device=audio.device), frames
         audio = audio.to(torch.float32)
-        # Reflection has period 2 S: … 1 0 | 0 1 … S-1 | S-1 S-2 …; utterances shorter than the reach are
-        # reflected again and again.
+        # Reflection has period 2 S: … 1 0 | 0 1 … S-1 | S-1 S-2 …, or 2 S - 2 if the edges are not repeated;
+        # utterances shorter than the reach are reflected again and again.
         length = lengths.clamp(min=1)[:, None]
         left = self._reflect(
             torch.arange(-self.left, 0, device=audio.device)[None].expand(B, self.left), length
@@ -212,7 +273,8 @@ class Fbank(nn.Module):
     def step(self, audio: Tensor, state: FbankState) -> tuple[Tensor, FbankState]:
         """Frames that the next (B, S') samples complete; S' may be anything, 0 and 1 included.
 
-        Frame t is given out as soon as sample 160 t + 279 has arrived: (B, T', 80), T' often 0.
+        Frame t is given out as soon as its last sample has arrived, 160 t + 279 (torchaudio_rnnt: 160 t + 199, and
+        one sample later for t = 0): (B, T', 80), T' often 0.
         """
         carry = torch.cat([state.carry, audio.to(torch.float32)], dim=1)
         samples = state.samples + audio.size(1)
@@ -221,8 +283,9 @@ class Fbank(nn.Module):
                 carry, samples, 0
             )
         if state.frames == 0:
-            carry = torch.cat([carry[:, : self.left].flip(1), carry], dim=1)
-        new = (samples - self.left) // self.shift - state.frames
+            skip = 1 - self.edge
+            carry = torch.cat([carry[:, skip : skip + self.left].flip(1), carry], dim=1)
+        new = (samples - self.beyond) // self.shift - state.frames
         y = self._frames(carry, new)
         return y, FbankState(carry[:, new * self.shift :], samples, state.frames + new)
 
@@ -231,15 +294,15 @@ class Fbank(nn.Module):
         """The last frames (B, T', 80), completed by reflection at the end of the stream."""
         if state.frames == 0:
             return self.forward(state.carry, None)[0]
-        new = (state.samples + self.half_shift) // self.shift - state.frames
-        tail = state.carry[:, state.carry.size(1) - self.right :].flip(
-            1
-        )  # the carry holds 240 samples or more from frame 1 on
+        new = (state.samples + self.rounding) // self.shift - state.frames
+        end = state.carry.size(1) - 1 + self.edge  # the carry holds 240 samples or more from frame 1 on
+        tail = state.carry[:, end - self.right : end].flip(1)
         return self._frames(torch.cat([state.carry, tail], dim=1), new)
 
     def _reflect(self, index: Tensor, length: Tensor) -> Tensor:
-        index = torch.remainder(index, 2 * length)
-        return torch.minimum(index, 2 * length - 1 - index)
+        period = 2 * (length - 1 + self.edge)
+        index = torch.remainder(index, period.clamp(min=1))  # period 0: a single sample, not repeated
+        return torch.minimum(index, period - self.edge - index)
 
     def _frames(self, audio: Tensor, T: int) -> Tensor:
         """(B, S') samples, the first of them the first of frame 0 -> (B, T, 80)."""
@@ -247,15 +310,20 @@ class Fbank(nn.Module):
         if T <= 0:
             return torch.zeros(B, 0, self.mels, device=audio.device)
         audio = audio[:, : (T - 1) * self.shift + self.length]
-        mean = audio.unfold(1, self.length, self.shift).mean(dim=2, keepdim=True)
-        sharp = nn.functional.pad(audio[:, 1:] - self.preemphasis * audio[:, :-1], (1, 0))
-        frames = sharp.unfold(1, self.length, self.shift) * self.window + mean * self.dc
+        if self.kaldi:
+            mean = audio.unfold(1, self.length, self.shift).mean(dim=2, keepdim=True)
+            sharp = nn.functional.pad(audio[:, 1:] - self.preemphasis * audio[:, :-1], (1, 0))
+            frames = sharp.unfold(1, self.length, self.shift) * self.window + mean * self.dc
+        else:
+            frames = audio.unfold(1, self.length, self.shift) * self.window
         spectrum = torch.fft.rfft(frames, n=self.fft)[:, :, : self.bins]
         power = spectrum.real.square() + spectrum.imag.square()
-        return self._mel(power.reshape(B * T, self.bins)).clamp(min=self.floor).log().view(B, T, self.mels)
+        y = self._mel(power.reshape(B * T, self.bins))
+        y = y.clamp(min=self.floor).log() if self.kaldi else piecewise_log(y * self.gain)
+        return y.view(B, T, self.mels)
 
     def _mel(self, power: Tensor) -> Tensor:
-        """(N, 256) -> (N, 80).
+        """(N, bins) -> (N, 80).
 
         A matrix product's order of summation depends on its number of rows: tiles of one size make a frame's
         bits independent of the frames around it. Double precision keeps autocast and TF32 out.

@@ -56,6 +56,8 @@ class Tokenizer:
                 f"{name}: beside {BLANK_PIECE} the only special token may be {ENDPOINT_PIECE}, as last id"
             )
         self.endpoint_id: int | None = last if special else None
+        # An imported model may have symbols without a text (`asr.importing.pieces`).
+        self._silent = {BLANK, self.endpoint_id} | {i for i in range(self.vocab_size) if self._sp.IsUnused(i)}
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (type(self), (self.model,))  # for data-loading workers
@@ -120,7 +122,7 @@ class Tokenizer:
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of ids; blank and endpoint tokens are skipped.
+        """Text of ids; blank, endpoint and unused tokens are skipped.
 
         Raises:
             ValueError: an id outside ``0 … vocab_size - 1``.
@@ -128,7 +130,7 @@ class Tokenizer:
         for i in ids:
             if not 0 <= i < self.vocab_size:
                 raise ValueError(f"token id {i} outside 0…{self.vocab_size - 1}")
-        text = "".join(self.pieces[i] for i in ids if i != BLANK and i != self.endpoint_id)
+        text = "".join(self.pieces[i] for i in ids if i not in self._silent)
         return " ".join(text.replace(SPACE, " ").split())
 
     def is_word_start(self, token: int) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 
 from asr import __version__
 from asr.errors import UserError
-from asr.features import feature_hash
+from asr.features import FeatureConfig, feature_hash
 from asr.models.folder import WEIGHTS_FILE, LoadedModel, streaming_numbers
 from asr.pretrained import CONFIG
 from asr.tokens import MODEL_FILE
@@ -142,6 +142,12 @@ def describe_model(loaded: LoadedModel) -> dict[str, Any]:
         "config_sha256": sha256(loaded.folder / CONFIG),
         "tokens_sha256": sha256(loaded.folder / MODEL_FILE),
     }
+
+
+def read_features(folder: Path) -> FeatureConfig:
+    """Which features the model of an export takes; the only kind there once was if it has no manifest."""
+    path = folder / MANIFEST
+    return FeatureConfig(json.loads(path.read_text("utf-8"))["features"]["kind"]) if path.is_file() else FeatureConfig()
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

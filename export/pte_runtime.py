@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from asr.features import Fbank
+from export.bundle import read_features
 from export.pte import METHODS, file_name, load_program, set_threads
 from export.windows import WindowStream
 
@@ -33,7 +34,7 @@ class ExecutorchRuntime:
         self.encode, self.predict, self.join = (self.program.load_method(name) for name in METHODS)
         self.chunk, self.window = (self.constant(name) for name in ("chunk_frames", "window_frames"))
         self.blank_penalty = self.constant("blank_penalty") if blank_penalty is None else blank_penalty
-        self.fbank = Fbank()
+        self.fbank = Fbank(read_features(folder))
         self.start = self.predict.execute([torch.zeros(1, dtype=torch.int64), *zeros(self.predict)])
 
     def constant(self, name: str) -> Any:

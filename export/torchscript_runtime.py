@@ -11,6 +11,7 @@ import torch
 
 from asr.decoding.state import concatenate, leaves, select
 from asr.features import Fbank
+from export.bundle import read_features
 from export.runtime import Result
 from export.torchscript import file_name, use_engine
 from export.windows import WindowStream
@@ -45,7 +46,7 @@ class TorchScriptRuntime:
             self.program: Any = torch.jit.load(str(folder / file_name(precision)))
         if blank_penalty is not None:
             self.program.blank_penalty = blank_penalty
-        self.fbank = Fbank()
+        self.fbank = Fbank(read_features(folder))
         with torch.inference_mode():
             one, two = (leaves(self.program.initial_model_state(n)) for n in (2, 3))
         self.axes = [

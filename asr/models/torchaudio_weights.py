@@ -1,7 +1,7 @@
 """Weights of torchaudio's Emformer RNN-T, renamed for our modules. Needs no torchaudio: it maps state dicts.
 
 torchaudio's blank is the last symbol, ours is symbol 0: rows of the embedding and of the joiner's output are
-permuted so that our symbol i+1 is torchaudio's symbol i.
+permuted so that our symbol i+1 is torchaudio's symbol i (`asr.importing.pieces` does the same to the tokens).
 """
 
 from __future__ import annotations
@@ -51,7 +51,9 @@ def emformer_layers_from_torchaudio(state: Mapping[str, Tensor]) -> dict[str, Te
         if head or not index.isdigit():
             raise UserError(f"unknown entry '{name}' in the torchaudio Emformer weights")
         if module == "attention.emb_to_query":
-            key_value = state[name.replace("emb_to_query", "emb_to_key_value")]
+            key_value = state.get(name.replace("emb_to_query", "emb_to_key_value"))
+            if key_value is None:
+                raise UserError(f"the torchaudio Emformer weights have '{name}' without its emb_to_key_value")
             result[f"layers.{index}.qkv.{kind}"] = torch.cat([value, key_value])
         elif module in LAYER_NAMES:
             result[f"layers.{index}.{LAYER_NAMES[module]}.{kind}"] = value
