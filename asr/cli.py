@@ -130,7 +130,7 @@ def _dispatch(arguments: list[str]) -> int:
 
 def _overview() -> str:
     lines = ["usage: asr COMMAND [options]\n\nStreaming speech recognition.\n\ncommands:\n"]
-    lines += [f"  {name:<12}{text}\n" for name, (text, _) in COMMANDS.items()]
+    lines += [f"  {name:<18}{text}\n" for name, (text, _) in COMMANDS.items()]
     lines += ["\n  asr COMMAND --help   the options of a command\n  asr --version\n"]
     return "".join(lines)
 
@@ -489,10 +489,34 @@ def verify_command(argv: Sequence[str]) -> int:
     return run(argv)
 
 
+def import_command(argv: Sequence[str]) -> int:
+    """``asr import NAME --out FOLDER``: a model folder of a public model."""
+    from asr.importing.command import import_command as run
+
+    return run(argv)
+
+
+def ngram_command(argv: Sequence[str]) -> int:
+    """``asr ngram --text FILES… --tokens MODEL --out lm.npz``: estimate an n-gram language model."""
+    from asr.training.ngram import ngram_command as run
+
+    return run(argv)
+
+
+def confidence_command(argv: Sequence[str]) -> int:
+    """``asr train-confidence --model M --manifest DATA…``: how sure a word is, learnt from right and wrong ones."""
+    from asr.training.confidence import confidence_command as run
+
+    return run(argv)
+
+
 COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], int]]] = {
     "transcribe": ("recognise recordings or a live stream", transcribe_command),
     "evaluate": ("word error rate and real-time factor on a manifest", evaluate_command),
     "train": ("train a model from a recipe", train_command),
+    "ngram": ("estimate an n-gram language model from text", ngram_command),
+    "train-confidence": ("train and calibrate the confidence of words", confidence_command),
+    "import": ("make a model folder of a public model", import_command),
     "export": ("make files of a model that phones run", export_command),
     "verify": ("prove that an export gives the words of the model, and measure it", verify_command),
     "bench": ("real-time factor, latency, start-up and memory of a model", bench_command),

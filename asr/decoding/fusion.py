@@ -62,9 +62,10 @@ class FusionSum(Fusion):
         total: Tensor | None = None
         for part, own in zip(self.parts, self._split(state), strict=True):
             scores = part.scores(own)  # type: ignore[operator]
+            if scores.size(-1) == 0:  # nothing to add
+                continue
             total = scores if total is None else total + scores
-        assert total is not None
-        return total
+        return total if total is not None else torch.zeros(0, 0)
 
     def step(self, tokens: Tensor, state: list[Tensor]) -> list[Tensor]:
         parts = zip(self.parts, self._split(state), strict=True)
@@ -74,6 +75,7 @@ class FusionSum(Fusion):
         total: Tensor | None = None
         for part, own in zip(self.parts, self._split(state), strict=True):
             scores = part.final(own)  # type: ignore[operator]
+            if scores.size(-1) == 0:  # nothing to add
+                continue
             total = scores if total is None else total + scores
-        assert total is not None
-        return total
+        return total if total is not None else torch.zeros(0)

@@ -37,6 +37,8 @@ FORMAT_VERSION = 1
 ARCHITECTURE = "emformer_transducer"
 WEIGHTS_FILE, CONFIG_FILE, CARD_FILE = "model.safetensors", "config.yaml", "README.md"
 FILES = (WEIGHTS_FILE, CONFIG_FILE, MODEL_FILE, TABLE_FILE, CARD_FILE)
+# made from the weights, and of no use with others: they may be there, and go when the folder is overwritten
+LEARNT = ("confidence.safetensors", "confidence.yaml", "alignment.safetensors", "alignment.yaml")
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -182,7 +184,7 @@ def _check_target(target: Path, overwrite: bool) -> None:
         raise UserError(f"{target} exists already: choose another folder, or allow it to be overwritten")
     if target.is_symlink() or not target.is_dir():
         raise UserError(f"{target} is not a folder and is not overwritten")
-    foreign = sorted(p.name for p in target.iterdir() if p.name not in FILES)
+    foreign = sorted(p.name for p in target.iterdir() if p.name not in (*FILES, *LEARNT))
     if foreign:
         raise UserError(
             f"{target} is not overwritten: it holds files that are not a model's ({', '.join(foreign[:3])})"
