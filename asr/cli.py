@@ -216,6 +216,12 @@ def transcribe_command(argv: Sequence[str]) -> int:
         "--max-segment", type=float, default=20.0, help="seconds after which a segment is cut"
     )
     parser.add_argument(
+        "--min-speech", type=float, default=0.0, help="seconds of words before silence may end a segment"
+    )
+    parser.add_argument(
+        "--token-threshold", type=float, default=0.0, help="least probability of the model's endpoint token, 0 to 1"
+    )
+    parser.add_argument(
         "--itn", nargs="?", const="prose", default=None, metavar="PROFILE",
         help="write it as people write it ($25, not twenty five dollars): prose if no profile is named, nemo, or a folder",
     )  # fmt: skip
@@ -234,7 +240,12 @@ def transcribe_command(argv: Sequence[str]) -> int:
     from asr.streaming import EndpointConfig, Recognizer
     from asr.streaming.written import load_normalizer
 
-    endpoint = EndpointConfig(options.trailing_silence, options.max_segment)
+    endpoint = EndpointConfig(
+        options.trailing_silence,
+        options.max_segment,
+        min_speech=options.min_speech,
+        token_threshold=options.token_threshold,
+    )
     itn = None if options.itn is None else load_normalizer(options.itn, options.itn_lexicon)
     recognizer = Recognizer.load(options.model, options.threads, options.device, search=_search(options))
     writer = WRITERS[options.format]
@@ -350,7 +361,15 @@ def write_text(path: Path, text: str) -> None:
 
 def evaluate_command(argv: Sequence[str]) -> int:
     """``asr evaluate --model M --manifest F``: word error rate and real-time factor."""
-    parser = Parser(prog="asr evaluate", description="Score a model on the utterances of a manifest.")
+    if "--endpoints" in argv:
+        from asr.scoring.endpoint_command import endpoints_command
+
+        return endpoints_command([word for word in argv if word != "--endpoints"])
+    parser = Parser(
+        prog="asr evaluate",
+        description="Score a model on the utterances of a manifest; with --endpoints its endpoints instead (see asr evaluate "
+        "--endpoints --help).",
+    )
     _model_options(parser)
     parser.add_argument(
         "--manifest", required=True, metavar="FILE", help="manifest.jsonl, its folder, or lhotse cuts"

@@ -38,6 +38,8 @@ class Segment:
     """Words between two endpoints; start of the first and end of the last, in seconds of the stream.
 
     With ITN, ``written`` is the written text, and ``spans`` are the conversions with the range of their words and times.
+    ``reason`` says why the segment ended: ``silence``, ``token`` (the model's endpoint token), ``length``, or ``end`` of the
+    stream.
     """
 
     text: str
@@ -46,6 +48,7 @@ class Segment:
     words: tuple[Word, ...] = ()
     written: str | None = None
     spans: tuple[Span, ...] = ()
+    reason: str = "end"
 
     @property
     def shown(self) -> str:
@@ -62,10 +65,10 @@ class Segment:
         return pieces + [(word.word, word.start, word.end) for word in self.words[at:]]
 
     @staticmethod
-    def of(words: Sequence[Word]) -> Segment:
+    def of(words: Sequence[Word], reason: str = "end") -> Segment:
         """The segment of at least one word."""
         text = " ".join(word.word for word in words)
-        return Segment(text, words[0].start, words[-1].end, tuple(words))
+        return Segment(text, words[0].start, words[-1].end, tuple(words), reason=reason)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from asr.losses.criterion import LossConfig, TransducerCriterion
+from asr.losses.criterion import EndpointPenaltyConfig, LossConfig, TransducerCriterion
+from asr.losses.endpoint import EndpointPenalty
 from asr.losses.fused import Slicing
 from asr.losses.pruned import (
     fused_pruned_transducer_loss,
@@ -14,6 +15,8 @@ from asr.losses.pruned import (
 from asr.losses.transducer import fused_transducer_loss, transducer_loss
 
 __all__ = [
+    "EndpointPenalty",
+    "EndpointPenaltyConfig",
     "LossConfig",
     "Slicing",
     "TransducerCriterion",

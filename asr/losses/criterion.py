@@ -8,7 +8,7 @@ losses are sums over utterances, in nats; the caller divides by the token count 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from asr.errors import UserError
 from asr.losses.checks import check_lattice
+from asr.losses.endpoint import EndpointPenalty
 from asr.losses.pruned import (
     fused_pruned_transducer_loss,
     needed_range,
@@ -35,6 +36,32 @@ from asr.losses.transducer import (
 
 KINDS = ("pruned", "full")
 BLANK = 0
+FRAME_MS = 40  # an encoder frame
+
+
+@dataclass
+class EndpointPenaltyConfig:
+    """What the endpoint token loses in the lattice for being said before or after the true end of speech.
+
+    Needs ``data.endpoint`` and the native back end; the true end comes with the data (`asr.data.dataset`).
+    """
+
+    early: float = 0.0  # nats for each encoder frame (40 ms) before the frame in which the speech ends
+    late: float = 0.0  # nats for each encoder frame after that one and the buffer
+    buffer_ms: float = 0.0  # milliseconds after the end of speech that cost nothing; a multiple of 40
+
+    def __post_init__(self) -> None:
+        for name in ("early", "late", "buffer_ms"):
+            value = getattr(self, name)
+            if not math.isfinite(value) or value < 0:
+                raise UserError(f"loss endpoint_penalty.{name} is {value}, but must be a number from 0 up")
+        if self.buffer_ms % FRAME_MS:
+            raise UserError(
+                f"loss endpoint_penalty.buffer_ms is {self.buffer_ms:g}, but must be a multiple of {FRAME_MS}"
+            )
+
+    def __bool__(self) -> bool:
+        return bool(self.early or self.late)
 
 
 @dataclass
@@ -57,6 +84,7 @@ class LossConfig:
         0.0  # FastEmit lambda: gradient through labels is multiplied by 1 + lambda (0.001 … 0.01 is usual)
     )
     delay_penalty: float = 0.0  # nats a label gains for each encoder frame (40 ms) it comes earlier
+    endpoint_penalty: EndpointPenaltyConfig = field(default_factory=EndpointPenaltyConfig)
     ctc_weight: float = 0.0  # weight of the CTC loss on the encoder's own head (0: none)
 
     def __post_init__(self) -> None:
@@ -91,6 +119,10 @@ class LossConfig:
             raise UserError(
                 f"loss backend {self.backend!r} has no FastEmit: set fastemit to 0 or backend to native"
             )
+        if self.backend != "native" and self.endpoint_penalty:
+            raise UserError(
+                f"loss backend {self.backend!r} has no endpoint penalty: set endpoint_penalty to 0 or backend to native"
+            )
 
 
 class TransducerCriterion(nn.Module):
@@ -123,16 +155,18 @@ class TransducerCriterion(nn.Module):
         targets: Tensor,
         target_lengths: Tensor,
         step: int,
+        endpoint_frames: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Sums over the batch: ``loss`` (differentiable) and, detached, its parts ``transducer``, ``simple``,
         ``ctc``.
 
         model: has ``joiner`` and, for CTC, ``ctc_head``. encoder_out (B, T, De) with encoder_lengths (B,)
         frames; predictor_out (B, U + 1, Dp) of the blank-prefixed targets (B, U), target_lengths (B,); step:
-        optimiser steps done. ``transducer`` is the pruned loss when that is the kind (the simple one apart),
+        optimiser steps done; endpoint_frames (B, U): for the endpoint penalty, the encoder frame in which the speech
+        before each endpoint token ends, negative for other labels. ``transducer`` is the pruned loss when that is the kind (the simple one apart),
         0-d float32 like all of them. Utterances that CTC cannot align (more labels and repeats than frames)
         add nothing to ``ctc``. Raises ValueError for an impossible lattice; UserError for a CTC weight
-        without a CTC head.
+        without a CTC head, or an endpoint penalty without ``endpoint_frames``.
         """
         c = self.config
         joiner = model.joiner
@@ -148,13 +182,14 @@ class TransducerCriterion(nn.Module):
             "sum",
         )
         lattice = (encoder_lengths, target_lengths)
+        endpoint = self._endpoint(endpoint_frames)
         zero = torch.zeros((), device=encoder_out.device)
         simple = ctc = zero
         if c.kind == "full":
-            transducer = self._full(joiner, encoder_out, predictor_out, targets, *lattice)
+            transducer = self._full(joiner, encoder_out, predictor_out, targets, *lattice, endpoint)
             loss = transducer
         else:
-            simple, transducer = self._pruned(joiner, encoder_out, predictor_out, targets, *lattice)
+            simple, transducer = self._pruned(joiner, encoder_out, predictor_out, targets, *lattice, endpoint)
             simple_scale, pruned_scale = self.scales(step)
             loss = simple_scale * simple + pruned_scale * transducer
         if c.ctc_weight:
@@ -167,7 +202,17 @@ class TransducerCriterion(nn.Module):
             "ctc": ctc.detach(),
         }
 
-    def _full(self, joiner, encoder_out, predictor_out, targets, encoder_lengths, target_lengths):  # type: ignore[no-untyped-def]
+    def _endpoint(self, frames: Tensor | None) -> EndpointPenalty | None:
+        c = self.config.endpoint_penalty
+        if not c:
+            return None
+        if frames is None:
+            raise UserError(
+                "loss endpoint_penalty is set, but the batch has no endpoint tokens with their times: set data.endpoint"
+            )
+        return EndpointPenalty(frames, c.early, c.late, c.buffer_ms / FRAME_MS)
+
+    def _full(self, joiner, encoder_out, predictor_out, targets, encoder_lengths, target_lengths, endpoint):  # type: ignore[no-untyped-def]
         c = self.config
         if c.backend == "native":
             return fused_transducer_loss(
@@ -184,13 +229,14 @@ class TransducerCriterion(nn.Module):
                 c.fastemit,
                 c.delay_penalty,
                 rnnt_type=c.rnnt_type,
+                endpoint=endpoint,
             )
         logits = joiner(encoder_out, predictor_out).float()
         return transducer_loss(
             logits, targets, encoder_lengths, target_lengths, BLANK, "sum", 0.0, c.delay_penalty, c.backend, c.rnnt_type
         )
 
-    def _pruned(self, joiner, encoder_out, predictor_out, targets, encoder_lengths, target_lengths):  # type: ignore[no-untyped-def]
+    def _pruned(self, joiner, encoder_out, predictor_out, targets, encoder_lengths, target_lengths, endpoint):  # type: ignore[no-untyped-def]
         c = self.config
         assert self.simple_am is not None and self.simple_lm is not None
         am, lm = self.simple_am(encoder_out), self.simple_lm(predictor_out)
@@ -210,6 +256,7 @@ class TransducerCriterion(nn.Module):
                 c.fastemit,
                 c.delay_penalty,
                 c.rnnt_type,
+                endpoint,
             )
             ranges = pruning_ranges(*occupancy, encoder_lengths, target_lengths, s_range, c.rnnt_type)
             pruned = fused_pruned_transducer_loss(
@@ -227,6 +274,7 @@ class TransducerCriterion(nn.Module):
                 c.fastemit,
                 c.delay_penalty,
                 rnnt_type=c.rnnt_type,
+                endpoint=endpoint,
             )
             return simple, pruned
         k2 = import_backend("k2")

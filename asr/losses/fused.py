@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from asr.losses.endpoint import EndpointPenalty
 from asr.losses.lattice import delay_scores, run_lattice
 
 OCCUPANCY_FLOOR = 1e-12
@@ -118,7 +119,7 @@ class _FusedLoss(torch.autograd.Function):
     def forward(  # type: ignore[no-untyped-def]
         ctx, encoder, predictor, weight, bias, targets, logit_lengths, target_lengths, starts, width, options
     ):
-        activation, blank, fastemit, delay_penalty, slicing, rnnt_type, compute_dtype = options
+        activation, blank, fastemit, delay_penalty, slicing, rnnt_type, endpoint, compute_dtype = options
         batch, frames = encoder.shape[:2]
         dtype = torch.float64 if compute_dtype == torch.float64 else torch.float32
         device = encoder.device
@@ -176,6 +177,8 @@ class _FusedLoss(torch.autograd.Function):
 
         if delay_penalty:
             scores[0] += delay_scores(logit_lengths, frames, delay_penalty).to(dtype)
+        if endpoint is not None:
+            scores[0] += endpoint.scores(frames, starts, width).to(dtype)
         result = run_lattice(scores[0], scores[1], logit_lengths, target_lengths, starts, rnnt_type)
         if needs:
             ctx.cells, ctx.kept, ctx.norms, ctx.label_ids = cells, kept, norms, label_ids
@@ -285,6 +288,7 @@ def joiner_loss(
     delay_penalty: float,
     slicing: Slicing | None,
     rnnt_type: str = "regular",
+    endpoint: EndpointPenalty | None = None,
 ) -> Tensor:
     """Losses (B,) of checked arguments; ``starts`` (B, T) and ``width`` describe the band (None: the full
     lattice)."""
@@ -302,6 +306,7 @@ def joiner_loss(
             float(delay_penalty),
             slicing or Slicing.default(device),
             rnnt_type,
+            endpoint,
             compute_dtype,
         )
         return _FusedLoss.apply(

@@ -27,6 +27,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from asr.losses.endpoint import EndpointPenalty
+
 NEG_INF = float("-inf")
 TYPES = ("regular", "modified")
 
@@ -207,6 +209,7 @@ def lattice_loss(
     fastemit: float = 0.0,
     delay_penalty: float = 0.0,
     rnnt_type: str = "regular",
+    endpoint: EndpointPenalty | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Differentiable loss (B,) in nats and the occupancies of label and blank edges (B, T, R).
 
@@ -215,4 +218,6 @@ def lattice_loss(
     """
     if delay_penalty:
         label = label + delay_scores(logit_lengths, label.shape[1], delay_penalty).to(label.dtype)
+    if endpoint is not None:
+        label = label + endpoint.scores(label.shape[1], starts, label.shape[2]).to(label.dtype)
     return _Lattice.apply(label, blank, logit_lengths, target_lengths, starts, float(fastemit), rnnt_type)

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from asr.losses.checks import check_lattice, reduce_losses
+from asr.losses.endpoint import EndpointPenalty, check_endpoint
 from asr.losses.fused import Slicing, joiner_loss
 from asr.losses.lattice import lattice_loss
 from asr.losses.transducer import check_type
@@ -121,6 +122,7 @@ def simple_transducer_loss(
     fastemit: float = 0.0,
     delay_penalty: float = 0.0,
     rnnt_type: str = "regular",
+    endpoint: EndpointPenalty | None = None,
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     """Loss of the additive joiner, and the occupancies (B, T, U + 1) of its label and blank edges (no
     gradient).
@@ -148,8 +150,9 @@ def simple_transducer_loss(
         if am.dtype != torch.float64:
             am, lm = am.float(), lm.float()
         label, stay = simple_log_probs(lm, am, targets, blank, lm_only_scale, am_only_scale)
+        penalty = check_endpoint(endpoint, targets)
         losses, label_use, blank_use = lattice_loss(
-            label, stay, logit_lengths, target_lengths, None, fastemit, delay_penalty, rnnt_type
+            label, stay, logit_lengths, target_lengths, None, fastemit, delay_penalty, rnnt_type, penalty
         )
     return reduce_losses(losses, reduction), (label_use, blank_use)
 
@@ -236,6 +239,7 @@ def pruned_transducer_loss(
     fastemit: float = 0.0,
     delay_penalty: float = 0.0,
     rnnt_type: str = "regular",
+    endpoint: EndpointPenalty | None = None,
 ) -> Tensor:
     """Loss of joiner logits (B, T, R, V) on the band ``ranges`` (B, T, R): k2's ``rnnt_loss_pruned``."""
     check_type(rnnt_type)
@@ -263,8 +267,9 @@ def pruned_transducer_loss(
     following = F.pad(targets, (0, 1), value=blank).gather(1, ranges.flatten(1)).view(ranges.shape)
     label = logits.gather(3, following.unsqueeze(3)).squeeze(3) - norm
     stay = logits[..., blank] - norm
+    penalty = check_endpoint(endpoint, targets)
     losses, _, _ = lattice_loss(
-        label, stay, logit_lengths, target_lengths, ranges[:, :, 0], fastemit, delay_penalty, rnnt_type
+        label, stay, logit_lengths, target_lengths, ranges[:, :, 0], fastemit, delay_penalty, rnnt_type, penalty
     )
     return reduce_losses(losses, reduction)
 
@@ -285,6 +290,7 @@ def fused_pruned_transducer_loss(
     delay_penalty: float = 0.0,
     slicing: Slicing | None = None,
     rnnt_type: str = "regular",
+    endpoint: EndpointPenalty | None = None,
 ) -> Tensor:
     """`pruned_transducer_loss` of ``linear(activation(encoder + predictor))`` on the band, a slice of the
     logits at a time.
@@ -328,6 +334,7 @@ def fused_pruned_transducer_loss(
         delay_penalty,
         slicing,
         rnnt_type,
+        check_endpoint(endpoint, targets),
     )
     return reduce_losses(losses, reduction)
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from asr.errors import UserError
 from asr.losses.checks import check_lattice, reduce_losses
+from asr.losses.endpoint import EndpointPenalty, check_endpoint
 from asr.losses.fused import Slicing, joiner_loss
 from asr.losses.lattice import TYPES, delay_scores, run_lattice
 
@@ -67,6 +68,7 @@ def transducer_loss(
     delay_penalty: float = 0.0,
     backend: str = "native",
     rnnt_type: str = "regular",
+    endpoint: EndpointPenalty | None = None,
 ) -> Tensor:
     """Transducer loss of joiner logits: (B,) for reduction ``none``, a scalar for ``sum`` or ``mean`` (over
     utterances).
@@ -77,7 +79,8 @@ def transducer_loss(
     emissions by 1 + lambda, the value stays. delay_penalty: nats a frame, added to a label at frame t as
     ``delay_penalty * ((T_b - 1) / 2 - t)``. backend: ``native``; ``torchaudio`` (float32 or float16 logits,
     no fastemit, no delay_penalty, regular only); ``k2`` (no fastemit). rnnt_type: ``regular`` or ``modified``; with
-    the latter an utterance with more labels than frames has loss inf and no gradient. Raises ValueError for shapes, lengths, ids or a
+    the latter an utterance with more labels than frames has loss inf and no gradient. endpoint: early and late penalty of
+    endpoint tokens (native only), no effect on other labels. Raises ValueError for shapes, lengths, ids or a
     reduction that make no lattice; UserError for a back end that is not there or cannot do what is asked.
     """
     if backend not in BACKENDS:
@@ -100,11 +103,13 @@ def transducer_loss(
         reduction,
     )
     if backend == "native":
-        options = (blank, float(fastemit), float(delay_penalty), rnnt_type)
+        options = (blank, float(fastemit), float(delay_penalty), rnnt_type, check_endpoint(endpoint, targets))
         losses = _LogitsLoss.apply(logits, targets, logit_lengths, target_lengths, *options)
         return reduce_losses(losses, reduction)
     if fastemit:
         raise UserError(f"loss backend {backend!r} has no FastEmit: set fastemit to 0 or use backend native")
+    if endpoint is not None:
+        raise UserError(f"loss backend {backend!r} has no endpoint penalty: use backend native")
     if backend == "torchaudio":
         return reduce_losses(
             _torchaudio_loss(logits, targets, logit_lengths, target_lengths, blank, delay_penalty), reduction
@@ -129,6 +134,7 @@ def fused_transducer_loss(
     delay_penalty: float = 0.0,
     slicing: Slicing | None = None,
     rnnt_type: str = "regular",
+    endpoint: EndpointPenalty | None = None,
 ) -> Tensor:
     """``transducer_loss`` of ``linear(activation(encoder + predictor))`` that holds one slice of the logits
     at a time.
@@ -181,6 +187,7 @@ def fused_transducer_loss(
         delay_penalty,
         slicing,
         rnnt_type,
+        check_endpoint(endpoint, targets),
     )
     return reduce_losses(losses, reduction)
 
@@ -190,7 +197,9 @@ class _LogitsLoss(torch.autograd.Function):
     gradient."""
 
     @staticmethod
-    def forward(ctx, logits, targets, logit_lengths, target_lengths, blank, fastemit, delay_penalty, rnnt_type):  # type: ignore[no-untyped-def]
+    def forward(  # type: ignore[no-untyped-def]
+        ctx, logits, targets, logit_lengths, target_lengths, blank, fastemit, delay_penalty, rnnt_type, endpoint
+    ):
         batch, frames, positions, vocab = logits.shape
         dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
         norms = torch.empty(batch, frames, positions, dtype=dtype, device=logits.device)
@@ -201,6 +210,8 @@ class _LogitsLoss(torch.autograd.Function):
         stay = logits[..., blank].to(dtype) - norms
         if delay_penalty:
             label += delay_scores(logit_lengths, frames, delay_penalty).to(dtype)
+        if endpoint is not None:
+            label += endpoint.scores(frames).to(dtype)
         result = run_lattice(label, stay, logit_lengths, target_lengths, None, rnnt_type)
         if ctx.needs_input_grad[0]:
             ctx.save_for_backward(
@@ -232,7 +243,7 @@ class _LogitsLoss(torch.autograd.Function):
             target.scatter_add_(-1, ids, -label.unsqueeze(-1))
             if target is not out:
                 out.copy_(target)
-        return d_logits, None, None, None, None, None, None, None
+        return d_logits, *([None] * 8)
 
 
 def _pieces(*tensors: Tensor):  # type: ignore[no-untyped-def]

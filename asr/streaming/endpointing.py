@@ -4,6 +4,14 @@ An endpoint only cuts the list of words. The encoder state and, by default, the 
 words are those of one long recording: none is lost, doubled or changed by the cut (the complaints about hard resets:
 sherpa-onnx #1629, #1700, #2061). Everything is counted in encoder frames of 40 ms, never in chunks or blocks, so the
 cuts are the same for any block size and for offline decoding.
+
+The rules together (`EndpointConfig` holds all of them):
+
+- *endpoint token*: the model says `<eou>`, and is sure enough of it (``token_threshold``). It ends a segment at once,
+  however short. A model without the token has only the other rules.
+- *silence*: no symbol for ``trailing_silence`` after words that took at least ``min_speech``.
+- *length*: ``max_segment`` after its first word a segment ends at the next word boundary or the next pause of 0.4 s.
+- *end*: the stream is over.
 """
 
 from __future__ import annotations
@@ -22,19 +30,36 @@ NEVER = 1 << 62  # encoder frames
 
 @dataclass(frozen=True)
 class EndpointConfig:
-    """When to end a segment."""
+    """When to end a segment.
+
+    Whatever silence is set, an application hears of it when the encoder has seen it: a chunk and its look-ahead later.
+    Raises UserError for a number that cannot be.
+    """
 
     trailing_silence: float | None = 0.8  # seconds without a symbol after a word; None: never
     max_segment: float | None = (
         20.0  # seconds from the first word, then the next word opens a segment; None: never
     )
     reset_predictor: bool = False  # forget the predictor's context at an endpoint (the words may then change)
+    min_speech: float = 0.0  # seconds from the first to the last symbol before silence may end a segment; a shorter one
+    # waits for more words, for the token or for max_segment
+    use_token: bool = True  # whether the model's endpoint token, if it has one, ends a segment
+    token_threshold: float = 0.0  # the token's least probability at its emission, 0 … 1; an unsure token is no word
 
     def __post_init__(self) -> None:
         for name in ("trailing_silence", "max_segment"):
             value = getattr(self, name)
             if value is not None and not FRAME_SECONDS <= value < math.inf:
                 raise UserError(f"endpoint {name} must be at least {FRAME_SECONDS} seconds and finite, not {value}")
+        if not 0.0 <= self.min_speech < math.inf:
+            raise UserError(f"endpoint min_speech must be 0 seconds or more and finite, not {self.min_speech}")
+        if self.max_segment is not None and self.min_speech > self.max_segment:
+            raise UserError(
+                f"endpoint min_speech ({self.min_speech:g} s) is longer than max_segment ({self.max_segment:g} s): "
+                "no silence would ever end a segment"
+            )
+        if not 0.0 <= self.token_threshold <= 1.0:
+            raise UserError(f"endpoint token_threshold is a probability from 0 to 1, not {self.token_threshold}")
 
 
 NO_ENDPOINT = EndpointConfig(trailing_silence=None, max_segment=None)
@@ -51,35 +76,46 @@ class Segmenter:
         self._endpoint_id = tokenizer.endpoint_id
         self._silence = _frames(config.trailing_silence)
         self._longest = _frames(config.max_segment)
+        self._least = round(config.min_speech / FRAME_SECONDS)
+        self._use_token = config.use_token
+        self._token_log_prob = math.log(config.token_threshold) if config.token_threshold else -math.inf
         self._first = 0  # frame of the segment's first symbol
         self._deadline = NEVER  # the frame which, if silent, ends the segment
+        self._reason = "silence"  # why it will
 
     def emit(self, frame: int, token: int, log_prob: float) -> list[Segment]:
-        """A symbol (never blank) emitted at an encoder frame of the stream; the segments this ends, 0 to 2."""
+        """A symbol (never blank) emitted at an encoder frame of the stream; the segments this ends, 0 to 2.
+
+        ``log_prob``: the model's own, natural logarithm, whatever the search added to it.
+        """
         ended = self.advance(frame - 1)
         if token == self._endpoint_id:
-            return ended + self.flush()
+            if self._use_token and log_prob >= self._token_log_prob:
+                ended += self.flush("token")
+            return ended
         age = frame - self._first
         if self.current and age >= self._longest:
             if self.current.starts_word(token) or age >= 2 * self._longest:
-                ended += self.flush()
+                ended += self.flush("length")
         if not self.current:
             self._first = frame
         self.current.add(token, frame, log_prob)
-        self._deadline = min(
-            frame + self._silence, max(self._first + self._longest, frame + min(PAUSE_FRAMES, self._silence))
-        )
+        enough = frame + 1 - self._first >= self._least
+        silence = frame + self._silence if enough else NEVER
+        length = max(self._first + self._longest, frame + min(PAUSE_FRAMES, self._silence))
+        self._deadline = min(silence, length)
+        self._reason = "silence" if silence <= length else "length"
         return ended
 
     def advance(self, frame: int) -> list[Segment]:
         """Everything up to and including ``frame`` has been decoded; the segment that silence has ended, if any."""
-        return self.flush() if frame >= self._deadline else []
+        return self.flush(self._reason) if frame >= self._deadline else []
 
-    def flush(self) -> list[Segment]:
-        """End the current segment, if it has a word."""
+    def flush(self, reason: str = "end") -> list[Segment]:
+        """End the current segment, if it has a word; ``reason``: see `Segment`."""
         self._deadline = NEVER
         words = self.current.take()
-        return [Segment.of(words)] if words else []
+        return [Segment.of(words, reason)] if words else []
 
 
 def _frames(seconds: float | None) -> int:

@@ -44,6 +44,7 @@ class Final:
         start, end: of the first and last word, in seconds of the stream.
         written: with ITN the text as people write it, else None.
         spans: with ITN what was converted: range in ``words``, category, spoken, written, times in seconds.
+        reason: why the segment ended: ``silence``, ``token``, ``length`` or ``end`` (`EndpointConfig`).
     """
 
     text: str
@@ -52,6 +53,7 @@ class Final:
     end: float
     written: str | None = None
     spans: tuple[Span, ...] = ()
+    reason: str = "end"
 
     @property
     def stable(self) -> int:
@@ -61,7 +63,7 @@ class Final:
     @property
     def segment(self) -> Segment:
         """The same as a piece of a transcript."""
-        return Segment(self.text, self.start, self.end, self.words, self.written, self.spans)
+        return Segment(self.text, self.start, self.end, self.words, self.written, self.spans, self.reason)
 
     @property
     def shown(self) -> str:
@@ -71,7 +73,9 @@ class Final:
     @staticmethod
     def of(segment: Segment) -> Final:
         """The event that hands out ``segment``."""
-        return Final(segment.text, segment.words, segment.start, segment.end, segment.written, segment.spans)
+        return Final(
+            segment.text, segment.words, segment.start, segment.end, segment.written, segment.spans, segment.reason
+        )
 
 
 Event = Partial | Final

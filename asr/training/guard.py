@@ -41,6 +41,7 @@ def drop_impossible(batch: Batch) -> tuple[Batch, list[str]]:
         ids=[name for name, fits in zip(batch.ids, flags, strict=True) if fits],
         texts=[text for text, fits in zip(batch.texts, flags, strict=True) if fits],
         seconds=batch.seconds * share,
+        endpoint_frames=None if batch.endpoint_frames is None else batch.endpoint_frames[kept],
     )
     return left, dropped
 

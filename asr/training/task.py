@@ -88,7 +88,7 @@ class TransducerTask(L.LightningModule):
         encoder_out, lengths = self.model.encode(batch.features, batch.feature_lengths)
         predictor_out = self.model.predict(batch.tokens)
         parts = (encoder_out, lengths, predictor_out, batch.tokens, batch.token_lengths)
-        return self.criterion(self.model, *parts, step=step)
+        return self.criterion(self.model, *parts, step=step, endpoint_frames=batch.endpoint_frames)
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Leaves out utterances that cannot be aligned, while the lengths are still in host memory."""
@@ -103,7 +103,7 @@ class TransducerTask(L.LightningModule):
         return batch
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        """Moves the four tensors only; ids and texts stay."""
+        """Moves the tensors only; ids and texts stay."""
         if device.type == "cpu":
             return batch
         return batch._replace(
@@ -111,6 +111,9 @@ class TransducerTask(L.LightningModule):
             feature_lengths=batch.feature_lengths.to(device, non_blocking=True),
             tokens=batch.tokens.to(device, non_blocking=True),
             token_lengths=batch.token_lengths.to(device, non_blocking=True),
+            endpoint_frames=None
+            if batch.endpoint_frames is None
+            else batch.endpoint_frames.to(device, non_blocking=True),
         )
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -229,7 +232,8 @@ class TransducerTask(L.LightningModule):
         if fits.numel():
             tokens, token_lengths = batch.tokens[fits], batch.token_lengths[fits]
             parts = (encoder_out[fits], lengths[fits], self.model.predict(tokens), tokens, token_lengths)
-            loss = self.criterion(self.model, *parts, step=self.trainer.global_step)["loss"]
+            ends = None if batch.endpoint_frames is None else batch.endpoint_frames[fits]
+            loss = self.criterion(self.model, *parts, step=self.trainer.global_step, endpoint_frames=ends)["loss"]
             for i, value in enumerate((float(loss), float(token_lengths.sum()), float(fits.numel()))):
                 self._dev_sums[i] += value
 

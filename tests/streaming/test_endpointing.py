@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from asr.errors import UserError
 from asr.streaming import NO_ENDPOINT, EndpointConfig
@@ -80,6 +81,99 @@ def test_cutting_changes_no_word():
     assert len(cut.segments) > 3
 
 
+def word_piece(tokenizer):
+    """A token that is text on its own and begins a word."""
+    return next(i for i, p in enumerate(tokenizer.pieces) if len(p) > 1 and tokenizer.is_word_start(i))
+
+
+def symbols(config, emissions, last, endpoint=True, step=1):
+    """Texts of the segments of (frame, token or "<eou>", log-probability) emissions."""
+    tokenizer = toy_tokenizer(endpoint)
+    segmenter = Segmenter(tokenizer, config)
+    at = {f: (tokenizer.endpoint_id if t == "<eou>" else t, p) for f, t, p in emissions}
+    segments = []
+    for begin in range(0, last, step):
+        for frame in range(begin, begin + step):
+            if frame in at:
+                segments += segmenter.emit(frame, *at[frame])
+        segments += segmenter.advance(begin + step - 1)
+    return [(segment.text, segment.end) for segment in segments + segmenter.flush()]
+
+
+@pytest.mark.parametrize("step", [1, 4, 7])
+def test_silence_does_not_end_a_segment_with_too_little_speech(step):
+    spoken = [(0, "one"), (60, "two"), (100, "three"), (160, "four")]
+    # "one" alone takes less than 0.5 s; with "two" it is 2.4 s and more
+    config = EndpointConfig(0.8, None, min_speech=0.5)
+    assert run(spoken, 250, config, step) == ["one two", "three four"]
+    assert run(spoken, 250, EndpointConfig(0.8, None), step) == ["one", "two", "three", "four"]
+    # a short one does not wait for ever: the longest segment bounds it, and the end of the stream gives what is left
+    assert run(spoken, 250, EndpointConfig(0.8, 1.2, min_speech=1.0), step) == ["one", "two", "three", "four"]
+    assert run(spoken[:1], 250, config, step) == ["one"]
+
+
+def test_minimum_speech_is_counted_from_the_first_to_the_last_symbol():
+    tokenizer = toy_tokenizer()
+    piece = word_piece(tokenizer)
+    for gap, ended in ((11, 0), (12, 1)):  # 12 and 13 frames from the start of the first to the end of the last symbol
+        segmenter = Segmenter(tokenizer, EndpointConfig(0.8, None, min_speech=0.52))
+        assert segmenter.emit(100, piece, 0.0) + segmenter.emit(100 + gap, piece, 0.0) == []
+        assert len(segmenter.advance(100 + gap + 19)) == 0
+        assert len(segmenter.advance(100 + gap + 20)) == ended
+
+
+@pytest.mark.parametrize("step", [1, 4])
+def test_the_token_counts_when_it_is_sure(step):
+    piece = word_piece(toy_tokenizer(True))
+    emissions = [(0, piece, -0.1), (5, "<eou>", -1.0), (8, piece, -0.1), (30, "<eou>", -0.2), (31, "<eou>", -0.1)]
+    silent = {"trailing_silence": None, "max_segment": None}
+    found = {
+        threshold: len(symbols(EndpointConfig(**silent, token_threshold=threshold), emissions, 60, step=step))
+        for threshold in (0.0, 0.3, 0.5, 0.9)
+    }
+    assert found == {0.0: 2, 0.3: 2, 0.5: 1, 0.9: 1}  # exp(-1) = 0.37, exp(-0.2) = 0.82
+    assert len(symbols(EndpointConfig(**silent, use_token=False), emissions, 60, step=step)) == 1
+    # an unsure token is no word and does not put silence off: 20 frames after the word at frame 8
+    late = [*emissions[2:3], (20, "<eou>", -1.0), (29, piece, -0.1)]
+    ends = [end for _, end in symbols(EndpointConfig(0.8, None, token_threshold=0.9), late, 60, step=step)]
+    assert ends == pytest.approx([9 * 0.04, 30 * 0.04])
+
+
+def test_the_token_ends_a_segment_however_short():
+    piece = word_piece(toy_tokenizer(True))
+    emissions = [(0, piece, -0.1), (1, "<eou>", -0.1), (2, piece, -0.1)]
+    assert len(symbols(EndpointConfig(0.8, 20.0, min_speech=5.0), emissions, 40)) == 2
+
+
+def test_every_rule_loses_and_doubles_nothing():
+    recognizer = toy_recognizer(endpoint=True)
+    audio = babble(8.0, seed=4)
+    with torch.no_grad():
+        recognizer.model.joiner.output.bias[-1] += 22.0
+    try:
+        never = EndpointConfig(None, None, use_token=False)
+        whole = recognizer.transcribe(audio, endpoint=never)[0]
+        assert len(whole.segments) == 1
+        counts = []
+        for config in (
+            EndpointConfig(0.2, 2.0, min_speech=0.4, token_threshold=0.5),
+            EndpointConfig(0.2, 2.0, min_speech=0.4, use_token=False),
+            EndpointConfig(None, None, token_threshold=0.2),
+        ):
+            offline = recognizer.transcribe(audio, endpoint=config)[0]
+            live = recognizer.transcribe(audio, streaming=True, endpoint=config)[0]
+            assert [(s.text, s.start, s.end) for s in offline.segments] == [
+                (s.text, s.start, s.end) for s in live.segments
+            ]
+            assert [w.word for w in live.words] == [w.word for s in live.segments for w in s.words]
+            assert "".join(w.word for w in live.words) == "".join(w.word for w in whole.words)
+            counts.append(len(live.segments))
+        assert min(counts) > 1
+    finally:
+        with torch.no_grad():
+            recognizer.model.joiner.output.bias[-1] -= 22.0
+
+
 def test_bad_numbers():
     with pytest.raises(UserError, match="trailing_silence"):
         EndpointConfig(trailing_silence=0.0)
@@ -87,3 +181,10 @@ def test_bad_numbers():
         EndpointConfig(max_segment=float("nan"))
     with pytest.raises(UserError, match="max_segment.* finite"):
         EndpointConfig(max_segment=float("inf"))
+    with pytest.raises(UserError, match="min_speech"):
+        EndpointConfig(min_speech=-1.0)
+    with pytest.raises(UserError, match="no silence would ever"):
+        EndpointConfig(max_segment=1.0, min_speech=2.0)
+    for threshold in (-0.1, 1.5, float("nan")):
+        with pytest.raises(UserError, match="token_threshold"):
+            EndpointConfig(token_threshold=threshold)
