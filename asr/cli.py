@@ -176,18 +176,30 @@ def _decoding_options(parser: Parser) -> None:
     parser.add_argument("--max-symbols", type=int, default=3, metavar="N", help="with --search beam: most symbols of a frame")
     parser.add_argument("--prune", type=float, default=15.0, metavar="NATS", help="drop hypotheses so far below the best")
     parser.add_argument("--ilm-scale", type=float, default=0.0, help="subtract the internal language model, so much of it (ILME)")
+    parser.add_argument("--lm", default=None, metavar="FOLDER|FILE", help="a language model: a folder of asr train, or .arpa, .arpa.gz, .npz")
+    parser.add_argument("--lm-scale", type=float, default=0.3, help="of --lm (0.3)")
+    parser.add_argument("--lodr", default=None, metavar="FILE", help="a bigram of the training text, subtracted (LODR)")
+    parser.add_argument("--lodr-scale", type=float, default=0.2, help="of --lodr (0.2)")
+    parser.add_argument("--phrases", default=None, metavar="FILE", help="phrases to prefer, a line each: phrase[<TAB>boost]")
 
 
-def _search(options: argparse.Namespace) -> Any:
-    """The search that the options ask for."""
+def _recognizer(options: argparse.Namespace) -> Any:
+    """The recogniser that the options ask for. A language model, phrases or a width are meant for a beam."""
+    from asr.decoding.added import LanguageModels
     from asr.decoding.beam import SearchConfig
+    from asr.streaming import Recognizer
 
-    beam = options.beam is not None or options.ilm_scale != 0.0
-    kind = options.search or ("modified_beam" if beam else "greedy")
-    if kind == "greedy" and beam:
-        raise UserError("--beam and --ilm-scale need --search modified_beam or beam")
-    return SearchConfig(
+    wanted = [name for name in ("beam", "lm", "lodr", "phrases") if getattr(options, name) is not None]
+    wanted += ["ilm-scale"] * (options.ilm_scale != 0.0)
+    kind = options.search or ("modified_beam" if wanted else "greedy")
+    if kind == "greedy" and wanted:
+        raise UserError(f"--{wanted[0]} needs --search modified_beam or beam")
+    search = SearchConfig(
         kind, 4 if options.beam is None else options.beam, options.max_symbols, options.prune, options.blank_penalty, options.ilm_scale
+    )
+    models = LanguageModels(options.lm, options.lm_scale, options.lodr, options.lodr_scale)
+    return Recognizer.load(
+        options.model, options.threads, options.device, search=search, language_models=models, phrases=options.phrases
     )
 
 
@@ -237,7 +249,7 @@ def transcribe_command(argv: Sequence[str]) -> int:
     targets = _targets(options)
 
     from asr.decoding.results import WRITERS, Transcript
-    from asr.streaming import EndpointConfig, Recognizer
+    from asr.streaming import EndpointConfig
     from asr.streaming.written import load_normalizer
 
     endpoint = EndpointConfig(
@@ -247,7 +259,7 @@ def transcribe_command(argv: Sequence[str]) -> int:
         token_threshold=options.token_threshold,
     )
     itn = None if options.itn is None else load_normalizer(options.itn, options.itn_lexicon)
-    recognizer = Recognizer.load(options.model, options.threads, options.device, search=_search(options))
+    recognizer = _recognizer(options)
     writer = WRITERS[options.format]
     several = len(options.files) > 1
     live = options.streaming and (options.partials or sys.stdout.isatty() or "-" in options.files)
@@ -400,9 +412,8 @@ def evaluate_command(argv: Sequence[str]) -> int:
     import json
 
     from asr.scoring.evaluate import evaluate
-    from asr.streaming import Recognizer
 
-    recognizer = Recognizer.load(options.model, options.threads, options.device, search=_search(options))
+    recognizer = _recognizer(options)
     evaluation = evaluate(
         recognizer,
         options.manifest,

@@ -57,7 +57,7 @@ def toy_model(
 
 
 def toy_recognizer(**options: Any) -> Recognizer:
-    own = {name: options.pop(name) for name in ("blank_penalty", "search", "fusion") if name in options}
+    own = {name: options.pop(name) for name in ("blank_penalty", "search", "fusion", "phrases") if name in options}
     return Recognizer(
         toy_model(**options),
         toy_tokenizer(options.get("endpoint", False)),

@@ -5,7 +5,9 @@ Shapes: B streams, U encoder frames (40 ms) in a chunk, R in the look-ahead, T f
 
 from __future__ import annotations
 
+import logging
 import math
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,8 +17,10 @@ import torch
 from torch import Tensor
 
 from asr.decoding import greedy
-from asr.decoding.beam import NEVER, BeamSearch, SearchConfig
-from asr.decoding.fusion import Fusion
+from asr.decoding.added import LanguageModels
+from asr.decoding.beam import NEVER, BeamSearch, BeamState, SearchConfig
+from asr.decoding.biasing import BiasFusion, BiasGraph, Phrases
+from asr.decoding.fusion import Fusion, FusionSum
 from asr.decoding.nbest import NBest, Symbol, beam_search, blocks_of, decode
 from asr.decoding.results import Segment, Transcript
 from asr.decoding.state import batch_axes, concatenate, select, write
@@ -29,6 +33,7 @@ from asr.streaming.session import Session
 from asr.streaming.sources import Source, as_sources
 from asr.streaming.written import as_normalizer, written_transcript
 
+log = logging.getLogger(__name__)
 READ_AHEAD = 8  # batches of recordings read before they are sorted by length
 
 
@@ -55,6 +60,8 @@ class Recognizer:
         blank_penalty: subtracted from the blank's log-probability (> 0: fewer deletions, more insertions).
         search: how to search; greedy if left out. Its blank_penalty is added to the other one.
         fusion: what is added to the model's scores, with a beam only (`asr.decoding.fusion`).
+        phrases: phrases to prefer, with a beam only: all that `asr.decoding.biasing.Phrases.of` takes. Sessions may bring their own
+            instead if this is not None; an empty list is enough.
     """
 
     sample_rate = SAMPLE_RATE
@@ -70,6 +77,7 @@ class Recognizer:
         blank_penalty: float = 0.0,
         search: SearchConfig | None = None,
         fusion: Fusion | None = None,
+        phrases: Any = None,
     ):
         self.name = name
         self.device = torch.device(device)
@@ -82,10 +90,14 @@ class Recognizer:
         self.search = replace(search, blank_penalty=search.blank_penalty + blank_penalty)
         self.blank_penalty = self.search.blank_penalty
         self.beam: BeamSearch | None = None
+        self.bias: BiasFusion | None = None
         if self.search.kind != "greedy":
             end = tokenizer.endpoint_id
+            if phrases is not None:
+                self.bias = BiasFusion(tokenizer.vocab_size, self.phrases(phrases))
+                fusion = self.bias if fusion is None else FusionSum([fusion, self.bias])
             self.beam = BeamSearch(self.model, self.search, fusion, -1 if end is None else end).to(self.device).eval()
-        elif fusion is not None or self.search.ilm_scale:
+        elif fusion is not None or phrases is not None or self.search.ilm_scale:
             raise UserError("a language model, phrases or an internal-LM scale need a beam: search modified_beam or beam")
         self.chunk_frames: int = self.model.encoder.chunk_frames  # feature frames a step consumes
         self.window_frames: int = self.model.encoder.window_frames  # feature frames a step sees
@@ -103,7 +115,8 @@ class Recognizer:
         *,
         blank_penalty: float = 0.0,
         search: SearchConfig | None = None,
-        fusion: Fusion | None = None,
+        language_models: LanguageModels | None = None,
+        phrases: Any = None,
     ) -> Recognizer:
         """Load a model that ships with the package or a model folder.
 
@@ -111,7 +124,8 @@ class Recognizer:
             name_or_folder: a name of `asr.pretrained.list_pretrained`, or a folder.
             threads: CPU threads of torch for the whole process; None: leave them as they are.
             device: where the model runs.
-            blank_penalty, search, fusion: see the class.
+            blank_penalty, search, phrases: see the class.
+            language_models: files and scales (`asr.decoding.added`), with a beam only.
 
         Raises:
             UserError: no such model (the nearest name is suggested), a damaged folder, a device that is not there.
@@ -133,8 +147,20 @@ class Recognizer:
             device=device,
             blank_penalty=blank_penalty,
             search=search,
-            fusion=fusion,
+            fusion=language_models.fusion(loaded.tokenizer) if language_models else None,
+            phrases=phrases,
         )
+
+    def phrases(self, phrases: Any) -> BiasGraph:
+        """Phrases compiled for this model; those that cannot be spelled are warned of (`BiasGraph.refused`).
+
+        Raises:
+            UserError: a list or file of phrases that is not one.
+        """
+        graph = BiasGraph.build(Phrases.of(phrases), self.tokenizer)
+        if graph.warning:
+            log.warning("%s", graph.warning)
+        return graph
 
     @property
     def chunk_seconds(self) -> float:
@@ -147,7 +173,7 @@ class Recognizer:
         return (self.window_frames - self.chunk_frames) * FRAME_MS / 1000
 
     def session(
-        self, *, endpoint: EndpointConfig | None = None, partials: bool = True, itn: Any = None
+        self, *, endpoint: EndpointConfig | None = None, partials: bool = True, itn: Any = None, phrases: Any = None
     ) -> Session:
         """A new stream.
 
@@ -157,11 +183,40 @@ class Recognizer:
             partials: whether to give `Partial` events.
             itn: give written text, too ("twenty five dollars" -> $25): True, a profile of the package `itn`, or an
                 `itn.Normalizer` with options of your own. Words stay as spoken.
+            phrases: to prefer instead of the recogniser's; they can be changed later (`Session.set_phrases`).
 
         Raises:
             UserError: no such profile, or a part of `itn` is missing.
         """
-        return Session(self, endpoint or EndpointConfig(), partials, as_normalizer(itn))
+        session = Session(self, endpoint or EndpointConfig(), partials, as_normalizer(itn))
+        if phrases is not None:
+            session.set_phrases(phrases)
+        return session
+
+    @torch.inference_mode()
+    def change_phrases(self, session: Session, graph: BiasGraph) -> None:
+        """From now on the session prefers other phrases; unfinished ones lose what they were given. See `Session.set_phrases`."""
+        if self.bias is None:
+            raise UserError("to prefer phrases, load the model with a beam and phrases (an empty list is enough)")
+        slot = self.bias.add(graph)
+        if session.slot is not None:
+            session.release()
+        session.slot = slot
+        session.release = weakref.finalize(session, self.bias.remove, slot)
+        if session.states is not None:
+            encoder, search = self._row(session)
+            session.states = StateBatch((encoder, self._follow(search, slot)), [session])
+
+    def _follow(self, search: BeamState, slot: int) -> BeamState:
+        """The state of one stream (B = 1) whose hypotheses follow the phrases of another slot."""
+        assert self.bias is not None and self.beam is not None
+        count = len(self.bias.initial_state(1))  # the last tensors of the fusion's state
+        old = [tensor.flatten(0, 1) for tensor in search.fusion[-count:]]
+        new = self.bias.set_slot(old, torch.arange(self.beam.beam, device=self.device), slot)
+        bonus = search.bonus + (self.bias.scores(new) - self.bias.scores(old)).view_as(search.bonus)
+        scores = search.scores + self.bias.final(old).view_as(search.scores)
+        fusion = search.fusion[:-count] + [tensor.unflatten(0, (1, -1)) for tensor in new]
+        return search._replace(bonus=bonus, scores=scores, fusion=fusion)
 
     @torch.inference_mode()
     def step_sessions(self, sessions: Sequence[Session]) -> list[list[Event]]:
@@ -187,7 +242,7 @@ class Recognizer:
             if ended and session.endpoint.reset_predictor and not pending:
                 reset.append(row)
         if reset:
-            search_state = self._reset(search_state, reset, [ready[row].endpoint for row in reset])
+            search_state = self._reset(search_state, reset, [ready[row] for row in reset])
         batch.state = (encoder_state, search_state)
         for session in ready:
             if session.finished:
@@ -469,14 +524,14 @@ class Recognizer:
 
     def _fresh(self, session: Session) -> Any:
         encoder, search = self._initial
-        return encoder, search._replace(limits=search.limits.new_tensor([_limits(session.endpoint)]))
+        search = search._replace(limits=search.limits.new_tensor([_limits(session.endpoint)]))
+        return encoder, search if session.slot is None else self._follow(search, session.slot)
 
-    def _reset(self, state: Any, rows: list[int], endpoints: list[EndpointConfig]) -> Any:
-        """The state of the search with these rows as if nothing had been said."""
+    def _reset(self, state: Any, rows: list[int], sessions: list[Session]) -> Any:
+        """The state of the search with the rows of these sessions as if nothing had been said."""
         index = torch.tensor(rows, device=self.device)
-        fresh = [self._initial_search(1, endpoint) for endpoint in endpoints]
-        axes = self._search_axes
-        return write(state, index, concatenate(fresh, axes), axes)
+        fresh = [self._initial[1] if self.beam is None else self._fresh(session)[1] for session in sessions]
+        return write(state, index, concatenate(fresh, self._search_axes), self._search_axes)
 
 
 def _limits(endpoint: EndpointConfig) -> tuple[int, int]:

@@ -6,8 +6,8 @@ features of an unfinished chunk, the fixed-shape model state, and the words of t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from asr.audio import Pcm, StreamResampler, channels_of
+from asr.decoding.biasing import BiasGraph
 from asr.decoding.nbest import History, Symbol
 from asr.decoding.results import Segment
 from asr.errors import UserError
@@ -59,6 +60,8 @@ class Session:
         self._ended = False  # no more input
         self._finished = False  # every event has been handed out
         self._ahead: tuple[tuple[int, int, float], ...] = ()  # symbols shown that may still change
+        self.slot: int | None = None  # of its own phrases
+        self.release: Callable[[], object] = lambda: None  # gives them back
         self.history = History() if recognizer.search.kind != "greedy" else None
 
     @property
@@ -77,6 +80,22 @@ class Session:
         if self._ended:
             return not self._finished
         return self._features.size(0) >= self.recognizer.window_frames
+
+    def set_phrases(self, phrases: Any) -> BiasGraph:
+        """From the next chunk on, prefer these phrases, and those before no more.
+
+        Args:
+            phrases: all that `asr.decoding.biasing.Phrases.of` takes, or a graph of `Recognizer.phrases`, which sessions can share.
+
+        Returns:
+            The compiled phrases; ``refused`` are those that the model's tokens cannot spell.
+
+        Raises:
+            UserError: no list of phrases, or the recogniser was made without (an empty list is enough).
+        """
+        graph = phrases if isinstance(phrases, BiasGraph) else self.recognizer.phrases(phrases)
+        self.recognizer.change_phrases(self, graph)
+        return graph
 
     def accept(self, pcm: Pcm, rate: int = SAMPLE_RATE) -> list[Event]:
         """Take the next block of audio and recognise as far as it reaches.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import numpy as np
 import pytest
 
@@ -122,3 +124,72 @@ def test_silence_holds_no_memory():
     while chain is not None:
         chain, count = chain.before, count + 1
     assert count < 60  # of some hundred symbols
+
+
+def biased(phrases=()):
+    return toy_recognizer(search=SearchConfig("modified_beam", beam=4, blank_penalty=3.0), phrases=phrases)
+
+
+PHRASES = {"nothing is lost": 4.0, "seven eight": 4.0, "stream": 6.0}
+
+
+def test_phrases_are_followed_and_streams_agree():
+    audio = babble(4.0, seed=8)
+    plain, preferred = biased(), biased(PHRASES)
+    offline = preferred.transcribe(audio)[0]
+    assert times(offline.words) != times(plain.transcribe(audio)[0].words)
+    assert times(stream(preferred, audio, [3000])[0]) == times(offline.words)
+    own, _ = stream(plain, audio, [3000], phrases=PHRASES)
+    assert times(own) == times(offline.words)
+
+
+def test_sessions_with_phrases_of_their_own_share_a_batch_and_leave_nothing():
+    recognizer = biased()
+    audio = babble(4.0, seed=8)
+    lists = [PHRASES, {"zero": 5.0}, None]
+    sessions = [recognizer.session(phrases=phrases) for phrases in lists]
+    words: list[list] = [[] for _ in sessions]
+    for at in range(0, len(audio), 2560):
+        for session in sessions:
+            session.feed(audio[at : at + 2560])
+        for i, events in enumerate(recognizer.step_sessions(sessions)):
+            words[i] += [word for event in events if isinstance(event, Final) for word in event.words]
+    for i, session in enumerate(sessions):
+        words[i] += [word for event in session.finish() for word in event.words]
+    for phrases, found in zip(lists, words, strict=True):
+        assert times(found) == times(biased(phrases or ()).transcribe(audio)[0].words)
+    held = len(recognizer.bias._held)
+    del sessions, session
+    gc.collect()
+    assert len(recognizer.bias._held) == held - 2
+
+
+def test_phrases_change_while_the_stream_goes_on():
+    recognizer = biased()
+    audio = babble(6.0, seed=8)
+    session, half = recognizer.session(), 2560 * 18
+    events = session.accept(audio[:half])
+    before = [word.word for event in events for word in event.words[: event.stable]][-8:]
+    session.set_phrases(PHRASES)
+    events += session.accept(audio[half:])
+    events += session.finish()
+    words = times([word for event in events if isinstance(event, Final) for word in event.words])
+    plain = times(recognizer.transcribe(audio)[0].words)
+    assert words != plain and before
+    same = [word for word in plain if word[2] < half / 16000 - 1.0]
+    assert words[: len(same)] == same
+    session = recognizer.session(phrases=PHRASES)
+    session.accept(audio[:half])
+    session.set_phrases([])  # and none any more: unfinished ones are taken back
+    session.accept(audio[half:])
+    assert session.finish() is not None
+
+
+def test_phrases_need_a_beam_and_those_that_cannot_be_spelled_are_told(caplog):
+    with pytest.raises(UserError, match="need a beam"):
+        toy_recognizer(phrases=["seven"])
+    plain = recogniser("modified_beam")
+    with pytest.raises(UserError, match="load the model with a beam and phrases"):
+        plain.session(phrases=["seven"])
+    graph = biased().session().set_phrases(["seven", "東京"])
+    assert list(graph.refused) == ["東京"] and "東京" in caplog.text
