@@ -174,7 +174,7 @@ def _decoding_options(parser: Parser) -> None:
     )  # fmt: skip
     parser.add_argument("--beam", type=int, default=None, metavar="K", help="hypotheses of a beam (4)")
     parser.add_argument("--max-symbols", type=int, default=3, metavar="N", help="with --search beam: most symbols of a frame")
-    parser.add_argument("--prune", type=float, default=15.0, metavar="NATS", help="drop hypotheses so far below the best")
+    parser.add_argument("--prune", type=float, default=10.0, metavar="NATS", help="drop hypotheses so far below the best")
     parser.add_argument("--ilm-scale", type=float, default=0.0, help="subtract the internal language model, so much of it (ILME)")
     parser.add_argument("--lm", default=None, metavar="FOLDER|FILE", help="a language model: a folder of asr train, or .arpa, .arpa.gz, .npz")
     parser.add_argument("--lm-scale", type=float, default=0.3, help="of --lm (0.3)")

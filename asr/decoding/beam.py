@@ -9,7 +9,8 @@ probabilities add up):
 
 Work is shared. A hypothesis that is carried over a frame by a blank, or reached once more by another path, keeps its predictor output, its
 fusion scores and its joiner outputs; the joiner is run for several frames of a block at once, since a large output layer takes its time for
-reading the weights and not for the rows. What depends on the frame alone is small: K candidates a hypothesis.
+reading the weights and not for the rows. What depends on the frame alone is small: a few candidates a hypothesis; and frames in which no
+symbol comes within `prune` of the best hypothesis, most frames of a trained model, are passed over together.
 
 Shapes: B streams, K hypotheses of a stream (the beam), U encoder frames of 40 ms in a block, S most symbols of a frame, D encoder width,
 J joiner width, V symbols including blank 0, C candidates kept of a row, N rows (hypotheses of all streams that are alive in a block).
@@ -32,6 +33,7 @@ KINDS = ("greedy", "modified_beam", "beam")
 NEVER = 1 << 60  # frames
 DEAD = -math.inf
 FEW_ROWS = 24  # rows (hypotheses times frames) of the joiner that take hardly longer than one
+SMALL_WORK = 20_000_000  # multiplications of the joiner's output layer that take no longer than the rest of a frame
 HASH = 6364136223846793005  # of a history: h(history + y) = (h(history) + y + 1) * HASH modulo 2**64
 
 
@@ -42,7 +44,7 @@ class SearchConfig:
     kind: str = "greedy"  # greedy | modified_beam | beam
     beam: int = 4  # hypotheses
     max_symbols: int = 3  # most symbols of a frame: "beam" only, the others have one
-    prune: float = 15.0  # nats below the best hypothesis at which another is dropped
+    prune: float = 10.0  # nats below the best hypothesis at which another is dropped
     blank_penalty: float = 0.0  # subtracted from the blank's log-probability (> 0: fewer deletions)
     ilm_scale: float = 0.0  # of the internal language model, subtracted at every symbol (ILME)
 
@@ -199,7 +201,9 @@ class BeamSearch(nn.Module):
         self.ilm_scale = float(config.ilm_scale)
         self.endpoint_id = endpoint_id
         # constants of the file, where TorchScript finds them
-        self.blank, self.dead, self.hash, self.few_rows = BLANK, DEAD, HASH, FEW_ROWS
+        self.blank, self.dead, self.hash, self.never = BLANK, DEAD, HASH, NEVER
+        work = self.joiner.output.in_features * self.joiner.output.out_features
+        self.few_rows = max(FEW_ROWS, SMALL_WORK // work)
 
     @torch.jit.export
     def initial_state(self, batch: int, quiet: int = NEVER, age: int = NEVER) -> BeamState:
@@ -257,12 +261,27 @@ class BeamSearch(nn.Module):
         log_probs = torch.zeros(batch, block, beam, symbols, device=device)
         ranks = torch.zeros(batch, block, beam, device=device)
         settled = torch.zeros(batch, block, dtype=torch.bool, device=device)
-        for t in range(block):
+        t = 0
+        while t < block:
             open_ = t < valid  # (B,)
             live = (scores > self.dead) & open_[:, None]
             if not bool(live.any()):
                 ranks[:, t:] = scores[:, None]
                 break
+            self._join(t, rows, encoder, slot[live])
+            left = (state.limits[:, None] - torch.stack([quiet, age], 2)).amin(2)
+            count, later, order = self._blanks(t, rows, scores, slot, live, valid, torch.where(age >= 0, left, self.never))
+            if count > 0:  # nothing but blanks for a while
+                ranks[:, t : t + count] = scores[:, None]
+                t += count
+                scores, slot, last = later, slot.gather(1, order), last.gather(1, order)
+                hashes = hashes.gather(1, order[:, :, None].expand_as(hashes))
+                passed = torch.where(open_[:, None], count, 0)
+                quiet, age = quiet.gather(1, order) + passed, age.gather(1, order)
+                age = torch.where(age >= 0, age + passed, age)
+                parents[:, t - 1] = order
+                ranks[:, t - 1] = scores
+                continue
             if used + batch * beam * symbols > rows.stream.size(0):
                 self._compact(rows, slot.flatten())
                 used = batch * beam
@@ -300,10 +319,12 @@ class BeamSearch(nn.Module):
             ranks[:, t] = torch.where(o, rank, scores)
             parents[:, t] = torch.where(o, parent, same)
             tokens[:, t] = torch.where(o[:, :, None], made, 0)
-            log_probs[:, t] = torch.where(o[:, :, None], made_log_probs, 0.0)
+            known = o & (new_scores > self.dead)
+            log_probs[:, t] = torch.where(known[:, :, None] & (made != self.blank), made_log_probs, 0.0)
             scores, slot = torch.where(o, new_scores, scores), torch.where(o, new_slot, slot)
             last, quiet, age = torch.where(o, new_last, last), torch.where(o, new_quiet, quiet), torch.where(o, new_age, age)
             hashes = torch.where(o[:, :, None], new_hashes, hashes)
+            t += 1
         at = slot.flatten()
         after = BeamState(
             scores, hashes, last, quiet, age, state.limits,
@@ -314,17 +335,46 @@ class BeamSearch(nn.Module):
         )  # fmt: skip
         return BeamBlock(parents, tokens, log_probs, ranks, settled), after
 
+    def _blanks(
+        self, t: int, rows: Rows, scores: Tensor, slot: Tensor, live: Tensor, valid: Tensor, left: Tensor
+    ) -> tuple[int, Tensor, Tensor]:
+        """How many frames from ``t`` on have nothing but blanks in every stream: no symbol comes within ``prune`` of the best hypothesis.
+
+        ``left`` (B, K): frames until a hypothesis is at one of its limits. Returns the scores (B, K) after these frames, too, and the places
+        (B, K) where the hypotheses come from.
+        """
+        open_ = live.any(1)
+        end = int(torch.where(live, rows.until[slot], rows.blank.size(1)).min())
+        end = min(end, t + int(torch.where(open_, valid - t, end).min()))
+        end = min(end, t + int(torch.where(live, left, self.never).min()) - 1)
+        if end <= t:
+            return 0, scores, slot
+        blank = rows.blank[:, t:end][slot]  # (B, K, n)
+        stay = scores[:, :, None] + blank.cumsum(2)
+        top = torch.where(live[:, :, None], stay, self.dead).amax(1, keepdim=True) - self.prune  # (B, 1, n)
+        gone = (stay < top).int().cummax(2)[0] > 0
+        before = torch.cat([torch.zeros_like(gone[:, :, :1]), gone[:, :, :-1]], 2)
+        go = torch.cat([scores[:, :, None], stay[:, :, :-1]], 2) + rows.best[:, t:end, 0][slot]
+        comes = ((go >= top) & ~before & live[:, :, None]).any(1).any(0)  # (n,)
+        count = int(torch.cat([comes, comes.new_ones(1)]).int().argmax())
+        if count == 0:
+            return 0, scores, slot
+        after = torch.where(live, stay[:, :, count - 1].masked_fill(gone[:, :, count - 1], self.dead), scores)
+        after, order = torch.sort(after, stable=True, dim=1, descending=True)
+        return count, after, order
+
     def _modified_frame(
         self, t: int, rows: Rows, used: int, encoder: Tensor, scores: Tensor, hashes: Tensor, last: Tensor, slot: Tensor,
         live: Tensor,
     ) -> tuple[Frame, int]:  # fmt: skip
         """A frame in which every path has one symbol or one blank."""
         beam = self.beam
-        self._join(t, rows, encoder, slot[live])
         same = torch.arange(beam, device=scores.device).repeat(scores.size(0), 1)
         stay = torch.where(live, scores + rows.blank.select(1, t)[slot], self.dead)
         best, ids = rows.best.select(1, t)[slot], rows.ids.select(1, t)[slot]  # (B, K, C)
         go = torch.where(live[:, :, None], scores[:, :, None] + best, self.dead)
+        least = stay.amax(1) - self.prune
+        go = go.masked_fill(go < least[:, None, None], self.dead)
         stay_parent, stay_token = same, torch.zeros_like(last)
         stay_log_prob = torch.zeros_like(scores)
         # k' is k and one more symbol: the path over k adds to k' and is no hypothesis of its own
@@ -332,6 +382,7 @@ class BeamSearch(nn.Module):
         if bool(match.any()):
             log_probs = rows.emit.select(1, t)[slot[:, :, None].expand_as(match), last[:, None, :].expand_as(match)]
             most, origin = torch.where(match, scores[:, :, None] + log_probs, self.dead).max(1)
+            most = most.masked_fill(most < least[:, None], self.dead)
             better = most > stay
             stay_parent = torch.where(better, origin, same)
             stay_token = torch.where(better, last, stay_token)

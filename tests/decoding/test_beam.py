@@ -239,9 +239,10 @@ def test_torchscript_gives_the_same(kind, predictor):
     scripted = torch.jit.script(search)
     mine, state = search.step(out, lengths, search.initial_state(2, quiet=5))
     theirs, after = scripted.step(out, lengths, scripted.initial_state(2, quiet=5))
-    assert all(torch.equal(a, b) for a, b in zip(mine, theirs, strict=True))
-    assert torch.equal(state.scores, after.scores)
-    assert torch.equal(search.ranking(state), scripted.ranking(after))
+    for name, a, b in zip(mine._fields, mine, theirs, strict=True):
+        assert torch.allclose(a, b, atol=1e-4) if a.is_floating_point() else torch.equal(a, b), name
+    assert torch.allclose(state.scores, after.scores, atol=1e-4)
+    assert torch.allclose(search.ranking(state), scripted.ranking(after), atol=1e-4)
 
 
 @torch.no_grad()
