@@ -12,8 +12,9 @@ from asr.errors import UserError
 
 USAGE = """usage: asr train RECIPE.yaml [--resume auto|never|force] [--print_recipe] [--KEY VALUE …]
 
-Trains a model as the recipe says. Any key of the recipe can be given on the command line: --optim.lr 2e-3,
---data.workers=4, --output_dir exp/second. Run it again to continue an interrupted run from its last checkpoint.
+Trains what the recipe's task says: transducer (the default) or language_model. Any key of the recipe can be given on
+the command line: --optim.lr 2e-3, --data.workers=4, --output_dir exp/second. Run it again to continue an interrupted
+run from its last checkpoint.
 
   --resume auto    continue if output_dir has a checkpoint of the same recipe (default)
   --resume force   continue although the recipe has changed
@@ -67,10 +68,16 @@ def _train(argv: list[str]) -> int:
         print(yaml.safe_dump(to_dict(recipe), sort_keys=False, allow_unicode=True, width=120), end="")
         return 0
     from asr.training.fit import fit
+    from asr.training.recipe import Recipe
 
     first = is_first_process()
     with _log_to_stderr(logging.INFO if first else logging.WARNING):
-        result = fit(recipe, resume or "auto")
+        if isinstance(recipe, Recipe):
+            result = fit(recipe, resume or "auto")
+        else:
+            from asr.training.language_model import fit_language_model
+
+            result = fit_language_model(recipe, resume or "auto")
     if not first:
         return 0 if result.finished else 130
     if not result.finished:
@@ -95,9 +102,9 @@ def is_first_process() -> bool:
 
 def _keys() -> str:
     from asr.config import describe
-    from asr.training.recipe import Recipe
+    from asr.training.recipe import LanguageModelRecipe, Recipe
 
-    return describe(Recipe)
+    return f"{describe(Recipe)}\n\nKeys with task: language_model:\n{describe(LanguageModelRecipe)}"
 
 
 def _take(argv: list[str], option: str) -> tuple[str | None, list[str]]:

@@ -12,12 +12,16 @@ from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import Path
 from typing import Any
 
-from asr.config import from_dict, parse_config
+from asr.config import from_dict, load_yaml, parse_config
 from asr.data.config import DataConfig
 from asr.errors import UserError
 from asr.features import FeatureConfig
 from asr.losses.criterion import LossConfig
+from asr.models.lm import LanguageModelConfig
 from asr.models.transducer import ModelConfig, named_config
+from asr.training.text import TextDataConfig
+
+TASKS = ("transducer", "language_model")
 
 
 @dataclass
@@ -99,8 +103,9 @@ class InitConfig:
 
 @dataclass
 class Recipe:
-    """One training run."""
+    """One training run of an acoustic model; a language model has its own keys (`LanguageModelRecipe`)."""
 
+    task: str = TASKS[0]  # what is trained: transducer | language_model
     name: str = "unnamed"  # shown in the card of the model
     seed: int = 1  # weights, dropout, data order and augmentation
     output_dir: str = ""  # checkpoints, TensorBoard, tokens and the model go here; empty = exp/<name>
@@ -112,6 +117,26 @@ class Recipe:
     optim: OptimConfig = field(default_factory=OptimConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     init_from: InitConfig = field(default_factory=InitConfig)
+
+    def folder(self) -> Path:
+        """Where the run writes."""
+        return Path(self.output_dir or f"exp/{self.name}")
+
+
+@dataclass
+class LanguageModelRecipe:
+    """One training run of a language model."""
+
+    task: str = TASKS[1]  # what is trained
+    name: str = "unnamed"  # shown in the card of the model
+    seed: int = 1  # weights, dropout and the order of the sentences
+    output_dir: str = ""  # checkpoints, TensorBoard and the model go here; empty = exp/<name>
+    model: LanguageModelConfig = field(default_factory=LanguageModelConfig)
+    tokens: TokenConfig = field(default_factory=TokenConfig)  # path: the folder of the acoustic model it is for
+    data: TextDataConfig = field(default_factory=TextDataConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    trainer: TrainerConfig = field(default_factory=lambda: TrainerConfig(keep_best=0))
+    init_from: str = ""  # language-model folder whose weights to start from; same tokens and architecture
 
     def folder(self) -> Path:
         """Where the run writes."""
@@ -149,8 +174,11 @@ FREE_KEYS = (
 )
 
 
-def load_recipe(path: str | Path, args: Sequence[str] = ()) -> Recipe:
+def load_recipe(path: str | Path, args: Sequence[str] = ()) -> Recipe | LanguageModelRecipe:
     """Reads a recipe from YAML and applies overrides.
+
+    Returns:
+        a Recipe, or what else `task` in the file asks for.
 
     Args:
         path: a YAML file; keys it does not name keep their defaults, those of `model.base` if it is given.
@@ -159,6 +187,10 @@ def load_recipe(path: str | Path, args: Sequence[str] = ()) -> Recipe:
     Raises:
         UserError: unreadable file, unknown (the nearest is named) or ill-typed key, contradicting values.
     """
+    if load_yaml(path).get("task") == TASKS[1]:
+        recipe = parse_config(LanguageModelRecipe, path, args)
+        check_language_model_recipe(recipe)
+        return recipe
     return _with_base(lambda cls: parse_config(cls, path, args))
 
 
@@ -181,10 +213,11 @@ def _with_base(parse: Callable[[type[Recipe]], Recipe]) -> Recipe:
     return recipe
 
 
-def check_recipe(recipe: Recipe) -> None:
-    """Raises UserError, naming the key, for values no run can have."""
+def check_run(recipe: Recipe | LanguageModelRecipe) -> None:
+    """Raises UserError for the keys that every task has: tokens, optim, trainer."""
     optim, trainer = recipe.optim, recipe.trainer
     choices = (
+        ("task", recipe.task, TASKS),
         ("tokens.type", recipe.tokens.type, ("bpe", "unigram", "word")),
         ("optim.schedule", optim.schedule, ("cosine", "linear", "inverse-sqrt", "eden", "constant")),
         ("optim.decay_by", optim.decay_by, ("steps", "time")),
@@ -229,12 +262,33 @@ def check_recipe(recipe: Recipe) -> None:
         raise UserError(
             "trainer.checkpoint_every_steps and …_minutes are both 0: no run without checkpoints."
         )
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Raises UserError, naming the key, for values no run can have."""
+    check_run(recipe)
+    if recipe.task != TASKS[0]:
+        raise UserError(f"task is {recipe.task!r}, but the keys are those of a {TASKS[0]}: set it in the recipe file.")
+    if recipe.loss.endpoint_penalty and not recipe.data.endpoint:
+        raise UserError("loss.endpoint_penalty is set, but data.endpoint is not: no transcript has an endpoint token.")
     if not recipe.data.train:
         raise UserError("data.train names no corpus: give at least one folder or manifest.")
     known = ("encoder", "predictor", "joiner", "ctc_head")
     for part in recipe.init_from.parts:
         if part not in known:
             raise UserError(f"init_from.parts has {part!r}: it must be one of {', '.join(known)}.")
+    recipe.data.validate()
+
+
+def check_language_model_recipe(recipe: LanguageModelRecipe) -> None:
+    """The same for a language model."""
+    check_run(recipe)
+    if recipe.task != TASKS[1]:
+        raise UserError(f"task is {recipe.task!r}, but the keys are those of a {TASKS[1]}: set it in the recipe file.")
+    if not recipe.data.train:
+        raise UserError("data.train names no text: give at least one file.")
+    if recipe.trainer.keep_best:
+        raise UserError("trainer.keep_best is of acoustic models (by word error rate): leave it out or set it to 0.")
     recipe.data.validate()
 
 
@@ -268,7 +322,7 @@ def _flatten(mapping: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _get(recipe: Recipe, key: str) -> Any:
+def _get(recipe: Recipe | LanguageModelRecipe, key: str) -> Any:
     node: Any = recipe
     for name in key.split("."):
         node = getattr(node, name)
