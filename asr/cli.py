@@ -540,11 +540,35 @@ def confidence_command(argv: Sequence[str]) -> int:
     return run(argv)
 
 
+def align_command(argv: Sequence[str]) -> int:
+    """``asr align AUDIO TEXT --model M``: when each word of a known text was said."""
+    from asr.decoding.align import align_command as run
+
+    return run(argv)
+
+
+def branch_command(argv: Sequence[str]) -> int:
+    """``asr train-branch --model M --manifest DATA…``: the branch that finds the times of words."""
+    from asr.training.branch import branch_command as run
+
+    return run(argv)
+
+
+def perplexity_command(argv: Sequence[str]) -> int:
+    """``asr perplexity --model LM FILES…``: perplexity of a language model."""
+    from asr.training.perplexity import perplexity_command as run
+
+    return run(argv)
+
+
 COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], int]]] = {
     "transcribe": ("recognise recordings or a live stream", transcribe_command),
     "evaluate": ("word error rate and real-time factor on a manifest", evaluate_command),
     "train": ("train a model from a recipe", train_command),
     "ngram": ("estimate an n-gram language model from text", ngram_command),
+    "perplexity": ("perplexity of a language model on text", perplexity_command),
+    "align": ("find when each word of a known text was said", align_command),
+    "train-branch": ("train a model's branch for word times", branch_command),
     "train-confidence": ("train and calibrate the confidence of words", confidence_command),
     "import": ("make a model folder of a public model", import_command),
     "export": ("make files of a model that phones run", export_command),
