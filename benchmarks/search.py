@@ -94,6 +94,7 @@ def arguments(argv):
     parser.add_argument("--beams", type=int, nargs="+", default=[4, 10])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--rate", type=float, default=4.0, help="symbols a second of the random weights")
+    parser.add_argument("--max-symbols", type=int, default=10, help="of a frame, full beam (torchaudio: 100)")
     parser.add_argument("--lattice", choices=("regular", "modified"), default="regular", help="alignments of the score")
     parser.add_argument("--map", nargs="+", default=[], metavar="a=b")
     return parser.parse_args(argv)
@@ -119,7 +120,7 @@ def main(argv=None) -> int:
     theirs = RNNTBeamSearch(peer, blank)
 
     def ours(kind, beam):
-        search = BeamSearch(model, SearchConfig(kind, beam=beam))
+        search = BeamSearch(model, SearchConfig(kind, beam=beam, max_symbols=options.max_symbols))
         return lambda: [beam_search(search, out, length)[0][0].tokens for out, length in encoded]
 
     def torchaudio(beam):
