@@ -319,7 +319,7 @@ class BeamSearch(nn.Module):
             ranks[:, t] = torch.where(o, rank, scores)
             parents[:, t] = torch.where(o, parent, same)
             tokens[:, t] = torch.where(o[:, :, None], made, 0)
-            known = o & (new_scores > self.dead)
+            known = o & (rank > self.dead)  # of those that are dropped now, too: they are in the n-best list
             log_probs[:, t] = torch.where(known[:, :, None] & (made != self.blank), made_log_probs, 0.0)
             scores, slot = torch.where(o, new_scores, scores), torch.where(o, new_slot, slot)
             last, quiet, age = torch.where(o, new_last, last), torch.where(o, new_quiet, quiet), torch.where(o, new_age, age)
