@@ -200,6 +200,7 @@ class BeamSearch(nn.Module):
         self.blank_penalty = float(config.blank_penalty)
         self.ilm_scale = float(config.ilm_scale)
         self.endpoint_id = endpoint_id
+        self.lists = True  # on the CPU: the modified beam of `asr.decoding.beam_lists`, the same and faster
         # constants of the file, where TorchScript finds them
         self.blank, self.dead, self.hash, self.never = BLANK, DEAD, HASH, NEVER
         work = self.joiner.output.in_features * self.joiner.output.out_features
@@ -247,6 +248,9 @@ class BeamSearch(nn.Module):
             valid: (B,) int64, frames of each stream that are real; the rest change nothing.
             state: as left by the previous block, or `initial_state`.
         """
+        if not torch.jit.is_scripting():
+            if self.modified and encoder_out.device.type == "cpu" and self.lists:
+                return self._step_lists(encoder_out, valid, state)
         batch, block = encoder_out.size(0), encoder_out.size(1)
         beam, symbols = self.beam, self.symbols
         device = encoder_out.device
@@ -334,6 +338,12 @@ class BeamSearch(nn.Module):
             [tensor.index_select(0, at).unflatten(0, (batch, beam)) for tensor in rows.fusion],
         )  # fmt: skip
         return BeamBlock(parents, tokens, log_probs, ranks, settled), after
+
+    @torch.jit.unused
+    def _step_lists(self, encoder_out: Tensor, valid: Tensor, state: BeamState) -> tuple[BeamBlock, BeamState]:
+        from asr.decoding.beam_lists import step_lists
+
+        return step_lists(self, encoder_out, valid, state)
 
     def _blanks(
         self, t: int, rows: Rows, scores: Tensor, slot: Tensor, live: Tensor, valid: Tensor, left: Tensor

@@ -291,3 +291,50 @@ def test_every_history_is_known_by_its_hash():
                 value = (value + symbol + 1) * HASH
             seen.add(int(value))
     assert len(seen) == sum(7**n for n in range(5))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("predictor", ["lstm", "stateless"])
+@pytest.mark.parametrize("fused", [False, True])
+def test_lists_and_tensors_are_one_search(predictor, fused):
+    """The plain Python of the CPU against the tensors of TorchScript and GPUs, blocks of four, with ends of segments."""
+    model = toy_model(predictor)
+    out, lengths = encoded(3.0, 2.2, 0.5)
+    fusion = Table(model.joiner.output.out_features, 5) if fused else None
+    config = SearchConfig("modified_beam", beam=6, blank_penalty=4.0, ilm_scale=0.1)
+    searches = [BeamSearch(model, config, fusion, endpoint_id=7) for _ in range(2)]
+    searches[1].lists = False
+    states = [search.initial_state(3, quiet=4, age=15) for search in searches]
+    settled = 0
+    for begin in range(0, out.size(1), 4):
+        part = out[:, begin : begin + 4]
+        valid = (lengths - begin).clamp(0, part.size(1))
+        blocks = []
+        for i, search in enumerate(searches):
+            block, states[i] = search.step(part, valid, states[i])
+            blocks.append(block)
+        a, b = (history_of(block) for block in blocks)
+        assert a == b
+        settled += int(blocks[0].settled.sum())
+        live = states[0].scores > -math.inf
+        assert torch.equal(live, states[1].scores > -math.inf)
+        assert torch.allclose(states[0].scores[live], states[1].scores[live], atol=1e-3)
+        for name in ("hashes", "last", "quiet", "age"):
+            assert torch.equal(getattr(states[0], name)[live], getattr(states[1], name)[live]), name
+    assert settled > 3
+
+
+def history_of(block):
+    """What a block says of hypotheses that are alive: where each comes from at its end, and its symbols with their frames."""
+    found = []
+    for parents, tokens, _, ranks, settled in blocks_of(block):
+        heads = {k: (k, ()) for k in range(len(parents[0]))} if parents else {}
+        for t, parent in enumerate(parents):
+            alive = [k for k, rank in enumerate(ranks[t]) if rank > -math.inf]
+            heads = {
+                k: (heads[parent[k]][0], (*heads[parent[k]][1], *((t, y) for y in tokens[t][k] if y))) for k in alive if parent[k] in heads
+            }
+            if settled[t]:
+                heads = {0: heads[0]}
+        found.append((heads, settled))
+    return found
