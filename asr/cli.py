@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import errno
+import importlib
 import io
 import os
 import sys
@@ -505,74 +506,28 @@ def bench_command(argv: Sequence[str]) -> int:
     return 0
 
 
-def export_command(argv: Sequence[str]) -> int:
-    """``asr export MODEL --to TARGET --out FOLDER``."""
-    from export.cli import export_command as run
+def elsewhere(module: str, name: str) -> Callable[[Sequence[str]], int]:
+    """A command that lives in another module, which is imported when it is run: most of them need torch."""
 
-    return run(argv)
+    def run(argv: Sequence[str]) -> int:
+        command: Callable[[Sequence[str]], int] = getattr(importlib.import_module(module), name)
+        return command(argv)
 
-
-def verify_command(argv: Sequence[str]) -> int:
-    """``asr verify FOLDER --audio FILES… | --manifest F``."""
-    from export.cli import verify_command as run
-
-    return run(argv)
-
-
-def import_command(argv: Sequence[str]) -> int:
-    """``asr import NAME --out FOLDER``: a model folder of a public model."""
-    from asr.importing.command import import_command as run
-
-    return run(argv)
-
-
-def ngram_command(argv: Sequence[str]) -> int:
-    """``asr ngram --text FILES… --tokens MODEL --out lm.npz``: estimate an n-gram language model."""
-    from asr.training.ngram import ngram_command as run
-
-    return run(argv)
-
-
-def confidence_command(argv: Sequence[str]) -> int:
-    """``asr train-confidence --model M --manifest DATA…``: how sure a word is, learnt from right and wrong ones."""
-    from asr.training.confidence import confidence_command as run
-
-    return run(argv)
-
-
-def align_command(argv: Sequence[str]) -> int:
-    """``asr align AUDIO TEXT --model M``: when each word of a known text was said."""
-    from asr.decoding.align import align_command as run
-
-    return run(argv)
-
-
-def branch_command(argv: Sequence[str]) -> int:
-    """``asr train-branch --model M --manifest DATA…``: the branch that finds the times of words."""
-    from asr.training.branch import branch_command as run
-
-    return run(argv)
-
-
-def perplexity_command(argv: Sequence[str]) -> int:
-    """``asr perplexity --model LM FILES…``: perplexity of a language model."""
-    from asr.training.perplexity import perplexity_command as run
-
-    return run(argv)
+    return run
 
 
 COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], int]]] = {
     "transcribe": ("recognise recordings or a live stream", transcribe_command),
     "evaluate": ("word error rate and real-time factor on a manifest", evaluate_command),
     "train": ("train a model from a recipe", train_command),
-    "ngram": ("estimate an n-gram language model from text", ngram_command),
-    "perplexity": ("perplexity of a language model on text", perplexity_command),
-    "align": ("find when each word of a known text was said", align_command),
-    "train-branch": ("train a model's branch for word times", branch_command),
-    "train-confidence": ("train and calibrate the confidence of words", confidence_command),
-    "import": ("make a model folder of a public model", import_command),
-    "export": ("make files of a model that phones run", export_command),
-    "verify": ("prove that an export gives the words of the model, and measure it", verify_command),
+    "ngram": ("estimate an n-gram language model from text", elsewhere("asr.training.ngram", "ngram_command")),
+    "perplexity": ("perplexity of a language model on text", elsewhere("asr.training.perplexity", "perplexity_command")),
+    "align": ("find when each word of a known text was said", elsewhere("asr.decoding.align", "align_command")),
+    "train-branch": ("train a model's branch for word times", elsewhere("asr.training.branch", "branch_command")),
+    "train-confidence": ("train and calibrate the confidence of words", elsewhere("asr.training.confidence", "confidence_command")),
+    "import": ("make a model folder of a public model", elsewhere("asr.importing.command", "import_command")),
+    "export": ("make files of a model that phones run", elsewhere("export.cli", "export_command")),
+    "verify": ("prove that an export gives the words of the model, and measure it", elsewhere("export.cli", "verify_command")),
     "bench": ("real-time factor, latency, start-up and memory of a model", bench_command),
 }
 

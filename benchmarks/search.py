@@ -19,6 +19,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -27,17 +28,14 @@ from asr.decoding import greedy
 from asr.decoding.beam import BeamSearch, SearchConfig
 from asr.decoding.nbest import beam_search
 from asr.errors import UserError
-from asr.features import SAMPLE_RATE, Fbank, FeatureConfig
+from asr.features import SAMPLE_RATE, FeatureConfig
 from asr.losses.transducer import transducer_loss
-from asr.models.torchaudio_weights import transducer_from_torchaudio
-from asr.models.transducer import Transducer, named_config
 from asr.scoring.manifest import read_manifest
 from asr.scoring.wer import parse_map, score
 from asr.streaming import Recognizer
 from asr.streaming.bench import machine
 from asr.streaming.sources import Source
-from asr.tokens import Tokenizer
-from benchmarks.streaming import BASE, PEAKED, SYMBOLS, set_rate
+from benchmarks.streaming import BASE, random_pair, random_tokenizer
 
 
 class Peer(torch.nn.Module):
@@ -66,25 +64,6 @@ class Peer(torch.nn.Module):
         return torch.cat([logits[..., 1:], logits[..., :1]], -1), encoder_lengths, predictor_lengths
 
 
-def random_pair(audio, rate):
-    """(recogniser, torchaudio's module) of the base architecture with the same random weights."""
-    from torchaudio.models import emformer_rnnt_base
-
-    torch.manual_seed(0)
-    peer = emformer_rnnt_base(SYMBOLS).eval()
-    peer.joiner.linear.weight.data *= PEAKED
-    model = Transducer(named_config(BASE, SYMBOLS)).eval()
-    model.load_state_dict(transducer_from_torchaudio(peer.state_dict()), strict=False)
-    samples = torch.cat([torch.from_numpy(a) for a in audio])[: 20 * SAMPLE_RATE]
-    features = Fbank()(samples[None], torch.tensor([len(samples)]))[0]
-    model.encoder.mean.copy_(features[0].mean(0))
-    model.encoder.istd.copy_(1.0 / features[0].std(0))
-    bias = set_rate(model, features, rate * len(samples) / SAMPLE_RATE)
-    peer.joiner.linear.bias[-1] = bias
-    tokenizer = Tokenizer.train([f"w{i}" for i in range(SYMBOLS - 1)], SYMBOLS, "word")
-    return Recognizer(model, tokenizer, FeatureConfig(), name=BASE), peer
-
-
 def arguments(argv):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     parser.add_argument("--model", default="digits", help=f"a model, or {BASE} (random weights)")
@@ -109,7 +88,9 @@ def main(argv=None) -> int:
     items = list(read_manifest(options.manifest, split=options.split))[: options.limit]
     audio = [Source(item.id, item.audio, start=item.start, duration=item.duration).load() for item in items]
     if options.model == BASE:
-        recognizer, peer = random_pair(audio, options.rate)
+        model, peer, bias = random_pair(np.concatenate(audio)[: 20 * SAMPLE_RATE], options.rate)
+        peer.joiner.linear.bias[-1] = bias
+        recognizer = Recognizer(model, random_tokenizer(), FeatureConfig(), name=BASE)
     else:
         recognizer = Recognizer.load(options.model)
         peer = Peer(recognizer.model)

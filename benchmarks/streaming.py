@@ -106,8 +106,12 @@ def read_audio(manifest: str | None, seconds: float) -> np.ndarray:
     return np.tile(samples, -(-size // len(samples)))[:size]
 
 
-def random_base(folder: Path, samples: np.ndarray, rate: float) -> None:
-    """A model folder of the base architecture, and the same weights for torchaudio beside it."""
+@torch.no_grad()
+def random_pair(samples: np.ndarray, rate: float):
+    """(model, torchaudio's module, bias of the blank) of the base architecture with the same random weights; ours emits at the rate.
+
+    The bias is set in our model alone.
+    """
     from torchaudio.models import emformer_rnnt_base
 
     torch.manual_seed(0)
@@ -115,11 +119,21 @@ def random_base(folder: Path, samples: np.ndarray, rate: float) -> None:
     peer.joiner.linear.weight.data *= PEAKED
     model = Transducer(named_config(BASE, SYMBOLS)).eval()
     model.load_state_dict(transducer_from_torchaudio(peer.state_dict()), strict=False)
+    features = Fbank()(torch.from_numpy(samples)[None], torch.tensor([len(samples)]))[0]
+    model.encoder.mean.copy_(features[0].mean(0))
+    model.encoder.istd.copy_(1.0 / features[0].std(0))
+    return model, peer, set_rate(model, features, rate * len(samples) / SAMPLE_RATE)
+
+
+def random_tokenizer() -> Tokenizer:
+    """Tokens for it."""
+    return Tokenizer.train([f"w{i}" for i in range(SYMBOLS - 1)], SYMBOLS, "word")
+
+
+def random_base(folder: Path, samples: np.ndarray, rate: float) -> None:
+    """A model folder of the base architecture, and the same weights for torchaudio beside it."""
+    model, peer, bias = random_pair(samples, rate)
     with torch.no_grad():
-        features = Fbank()(torch.from_numpy(samples)[None], torch.tensor([len(samples)]))[0]
-        model.encoder.mean.copy_(features[0].mean(0))
-        model.encoder.istd.copy_(1.0 / features[0].std(0))
-        bias = set_rate(model, features, rate * len(samples) / SAMPLE_RATE)
         found = {}
         half = torch.from_numpy(samples[: len(samples) // 2])
         for lower in range(12):  # its features and search differ: the same rate needs a bias of its own
@@ -128,9 +142,8 @@ def random_base(folder: Path, samples: np.ndarray, rate: float) -> None:
             if found[lower] > rate:
                 break
         peer.joiner.linear.bias[-1] = bias - min(found, key=lambda lower: abs(found[lower] - rate))
-    tokenizer = Tokenizer.train([f"w{i}" for i in range(SYMBOLS - 1)], SYMBOLS, "word")
     torch.save(peer.state_dict(), folder.parent / PEER_FILE)
-    save_model(folder, model, tokenizer, FeatureConfig(), "Random weights, for measuring speed.\n")
+    save_model(folder, model, random_tokenizer(), FeatureConfig(), "Random weights, for measuring speed.\n")
 
 
 def set_rate(model: Transducer, features: torch.Tensor, wanted: float) -> float:

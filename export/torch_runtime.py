@@ -9,8 +9,9 @@ import torch
 
 from asr.decoding import greedy
 from asr.decoding.nbest import Symbol
+from asr.decoding.words import NEVER
 from asr.models.folder import load_model
-from asr.streaming.endpointing import NEVER, NO_ENDPOINT
+from asr.streaming.endpointing import NO_ENDPOINT
 from asr.streaming.events import Event
 from asr.streaming.recognizer import Recognizer
 from asr.streaming.session import Session

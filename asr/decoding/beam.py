@@ -25,12 +25,12 @@ import torch
 from torch import Tensor, nn
 
 from asr.decoding.fusion import Fusion
+from asr.decoding.words import NEVER
 from asr.errors import UserError
 from asr.models.predictor import LSTMState, StatelessPredictor, StatelessState
 
 BLANK = 0
 KINDS = ("greedy", "modified_beam", "beam")
-NEVER = 1 << 60  # frames
 DEAD = -math.inf
 FEW_ROWS = 24  # rows (hypotheses times frames) of the joiner that take hardly longer than one
 SMALL_WORK = 20_000_000  # multiplications of the joiner's output layer that take no longer than the rest of a frame

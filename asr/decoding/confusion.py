@@ -31,19 +31,6 @@ SKIP_OPTIONAL = 0.5  # passing a slot that others have passed, too
 SLACK = 6  # frames; the same word is emitted up to this much earlier or later by another hypothesis
 
 
-class ScoredHypothesis(Protocol):
-    """`asr.decoding.greedy.Hypothesis` with the total ``score`` of the search (natural logarithm)."""
-
-    @property
-    def tokens(self) -> Sequence[int]: ...
-    @property
-    def frames(self) -> Sequence[int]: ...
-    @property
-    def log_probs(self) -> Sequence[float]: ...
-    @property
-    def score(self) -> float: ...
-
-
 class EmittedHypothesis(Protocol):
     """What the words of a hypothesis follow from; it need not have a score."""
 
@@ -53,6 +40,13 @@ class EmittedHypothesis(Protocol):
     def frames(self) -> Sequence[int]: ...
     @property
     def log_probs(self) -> Sequence[float]: ...
+
+
+class ScoredHypothesis(EmittedHypothesis, Protocol):
+    """`asr.decoding.greedy.Hypothesis` with the total ``score`` of the search (natural logarithm)."""
+
+    @property
+    def score(self) -> float: ...
 
 
 class TokenWord(NamedTuple):

@@ -5,6 +5,9 @@ Shapes: N hypotheses, V symbols including blank 0. Scores are natural logarithms
 
 # No `from __future__ import annotations` here: torch.jit.script reads the annotations of this file.
 
+from itertools import accumulate
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -47,35 +50,28 @@ class FusionSum(Fusion):
         self.parts = nn.ModuleList(parts)
         self.sizes = [len(part.initial_state(1)) for part in parts]
 
-    def _split(self, state: list[Tensor]) -> list[list[Tensor]]:
-        split: list[list[Tensor]] = []
-        at = 0
-        for size in self.sizes:
-            split.append(state[at : at + size])
-            at += size
-        return split
+    def _pairs(self, state: list[Tensor]) -> list[tuple[Any, list[Tensor]]]:
+        """Each part with its own share of the state."""
+        ends = list(accumulate(self.sizes))
+        return [(part, state[end - size : end]) for part, end, size in zip(self.parts, ends, self.sizes, strict=True)]
 
     def initial_state(self, batch: int) -> list[Tensor]:
         return [tensor for part in self.parts for tensor in part.initial_state(batch)]  # type: ignore[operator]
 
     def scores(self, state: list[Tensor]) -> Tensor:
-        total: Tensor | None = None
-        for part, own in zip(self.parts, self._split(state), strict=True):
-            scores = part.scores(own)  # type: ignore[operator]
-            if scores.size(-1) == 0:  # nothing to add
-                continue
-            total = scores if total is None else total + scores
-        return total if total is not None else torch.zeros(0, 0)
+        return _total([part.scores(own) for part, own in self._pairs(state)], torch.zeros(0, 0))
 
     def step(self, tokens: Tensor, state: list[Tensor]) -> list[Tensor]:
-        parts = zip(self.parts, self._split(state), strict=True)
-        return [tensor for part, own in parts for tensor in part.step(tokens, own)]  # type: ignore[operator]
+        return [tensor for part, own in self._pairs(state) for tensor in part.step(tokens, own)]
 
     def final(self, state: list[Tensor]) -> Tensor:
-        total: Tensor | None = None
-        for part, own in zip(self.parts, self._split(state), strict=True):
-            scores = part.final(own)  # type: ignore[operator]
-            if scores.size(-1) == 0:  # nothing to add
-                continue
-            total = scores if total is None else total + scores
-        return total if total is not None else torch.zeros(0)
+        return _total([part.final(own) for part, own in self._pairs(state)], torch.zeros(0))
+
+
+def _total(terms: list[Tensor], nothing: Tensor) -> Tensor:
+    """The sum of what is not empty."""
+    terms = [term for term in terms if term.size(-1) > 0]
+    total = terms[0] if terms else nothing
+    for term in terms[1:]:
+        total = total + term
+    return total

@@ -9,11 +9,17 @@ from typing import Any
 from asr.decoding.results import Word
 
 FRAME_SECONDS = 0.04  # an encoder frame
+NEVER = 1 << 60  # encoder frames
 
 
 def seconds(frame: int) -> float:
     """Start of an encoder frame in seconds of the stream, without the noise of binary fractions."""
     return round(frame * FRAME_SECONDS, 3)
+
+
+def frames(duration: float | None) -> int:
+    """Encoder frames of so many seconds, at least one; None: never."""
+    return NEVER if duration is None else max(1, round(duration / FRAME_SECONDS))
 
 
 class WordBuilder:

@@ -28,7 +28,7 @@ from typing import Any
 import safetensors
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from asr.config import dump_yaml, from_dict, load_yaml
@@ -36,6 +36,7 @@ from asr.errors import UserError
 from asr.features import ENCODER_FRAME_MS, SUBSAMPLING
 from asr.models.attention import AttentionPlan
 from asr.models.emformer import Emformer, EmformerState
+from asr.models.folder import read_weights
 
 BLANK, BOUNDARY = 0, 1
 LETTERS = "abcdefghijklmnopqrstuvwxyz'"
@@ -293,10 +294,7 @@ def load_branch(folder: str | os.PathLike[str], encoder: Emformer | None = None)
         raise UserError(f"{file} is made for an encoder of width {config.input_dim}, this one has {encoder.dim}")
     if encoder is not None and config.layer > len(encoder.layers):
         raise UserError(f"{file} listens to layer {config.layer}, the encoder has {len(encoder.layers)}")
-    try:
-        weights = load_file(path / WEIGHTS_FILE)
-    except (safetensors.SafetensorError, OSError) as error:
-        raise UserError(f"cannot read {path / WEIGHTS_FILE}: {error}") from None
+    weights = read_weights(path / WEIGHTS_FILE)
     branch = AlignmentBranch(config)
     expected = branch.state_dict()
     if expected.keys() != weights.keys() or any(expected[name].shape != weights[name].shape for name in expected):

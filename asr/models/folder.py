@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -82,13 +82,13 @@ def save_model(
             ``dtype``, or the disk does not take it.
     """
     target = Path(folder)
-    _check_target(target, overwrite)
+    check_target(target, overwrite)
     if model.config.vocab_size != tokenizer.vocab_size:
         raise UserError(
             f"cannot save {target}: the model has {model.config.vocab_size} symbols, "
             f"the tokenizer {tokenizer.vocab_size}"
         )
-    weights = {name: _storable(name, value, dtype) for name, value in model.state_dict().items()}
+    weights = {name: storable(name, value, dtype) for name, value in model.state_dict().items()}
     config = {
         "format_version": FORMAT_VERSION,
         "architecture": {"name": ARCHITECTURE, **to_dict(model.config)},
@@ -98,6 +98,21 @@ def save_model(
         "weights": dtype,
         "extra": to_dict(dict(extra or {})),
     }
+    write_folder(target, lambda: check_target(target, overwrite), weights, config, tokenizer, card)
+    return target
+
+
+def write_folder(
+    target: Path, check: Callable[[], None], weights: dict[str, Tensor], config: dict[str, Any], tokenizer: Tokenizer, card: str
+) -> None:
+    """Write the files of a model, acoustic or not, whole or not at all.
+
+    Args:
+        check: raises UserError if ``target`` must not be replaced; asked once more just before.
+
+    Raises:
+        UserError: as ``check``, or the disk does not take it.
+    """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(
@@ -110,7 +125,7 @@ def save_model(
             dump_yaml(config, new / CONFIG_FILE)
             tokenizer.save(new)
             (new / CARD_FILE).write_text(card, encoding="utf-8")
-            _check_target(target, overwrite)  # somebody may have made it meanwhile
+            check()  # somebody may have made it meanwhile
             old = Path(temporary) / "old"
             if target.exists():
                 target.rename(old)
@@ -122,7 +137,18 @@ def save_model(
                 raise
     except (OSError, safetensors.SafetensorError) as error:
         raise UserError(f"cannot save {target}: {getattr(error, 'strerror', None) or error}") from None
-    return target
+
+
+def read_weights(file: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        return load_file(file)
+    except (safetensors.SafetensorError, OSError) as error:
+        raise UserError(f"cannot read {file}: {error}") from None
 
 
 def load_model(folder: str | os.PathLike[str]) -> LoadedModel:
@@ -150,12 +176,9 @@ def load_model(folder: str | os.PathLike[str]) -> LoadedModel:
         raise UserError(
             f"{path}: config.yaml has {model_config.vocab_size} symbols, {MODEL_FILE} {tokenizer.vocab_size}"
         )
-    try:
-        weights = load_file(path / WEIGHTS_FILE)
-    except (safetensors.SafetensorError, OSError) as error:
-        raise UserError(f"cannot read {path / WEIGHTS_FILE}: {error}") from None
+    weights = read_weights(path / WEIGHTS_FILE)
     model = Transducer(model_config)
-    _check_weights(model.state_dict(), weights, path / WEIGHTS_FILE)
+    check_weights(model.state_dict(), weights, path / WEIGHTS_FILE)
     model.load_state_dict(weights)
     return LoadedModel(model.eval(), tokenizer, features, config, path)
 
@@ -177,7 +200,8 @@ def streaming_numbers(config: ModelConfig) -> dict[str, int]:
     }
 
 
-def _check_target(target: Path, overwrite: bool) -> None:
+def check_target(target: Path, overwrite: bool) -> None:
+    """Raises UserError if there is something that must not be replaced."""
     if not target.exists() and not target.is_symlink():
         return
     if not overwrite:
@@ -191,7 +215,8 @@ def _check_target(target: Path, overwrite: bool) -> None:
         )
 
 
-def _storable(name: str, value: Tensor, dtype: str) -> Tensor:
+def storable(name: str, value: Tensor, dtype: str) -> Tensor:
+    """A weight as it is written: of type ``dtype``, on the CPU. Raises UserError if it is not finite, or not in that type."""
     if dtype not in DTYPES:
         raise UserError(f"weights cannot be stored as {dtype!r}: choose one of {', '.join(DTYPES)}")
     value = value.detach().cpu()
@@ -241,7 +266,7 @@ def _read_config(config: dict[str, Any], path: Path) -> tuple[ModelConfig, Featu
     return model_config, features
 
 
-def _check_weights(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], file: Path) -> None:
+def check_weights(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], file: Path) -> None:
     missing, unknown = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
     if missing or unknown:
         what = [f"lacks {_some(missing)}"] * bool(missing) + [f"has the unknown {_some(unknown)}"] * bool(

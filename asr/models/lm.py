@@ -10,19 +10,16 @@ Shapes: B/N batch, U tokens, E embedding, H hidden width, L layers, V symbols in
 # No `from __future__ import annotations` here: torch.jit.script reads the annotations of this file.
 import hashlib
 import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import safetensors
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from asr.config import dump_yaml, from_dict, load_yaml, to_dict
+from asr.config import from_dict, load_yaml, to_dict
 from asr.errors import UserError
 from asr.models.folder import (
     CARD_FILE,
@@ -30,9 +27,11 @@ from asr.models.folder import (
     FILES,
     FORMAT_VERSION,
     WEIGHTS_FILE,
-    _check_target,
-    _check_weights,
-    _storable,
+    check_target,
+    check_weights,
+    read_weights,
+    storable,
+    write_folder,
 )
 from asr.tokens import MODEL_FILE, TABLE_FILE, Tokenizer
 
@@ -192,7 +191,7 @@ def save_lm(
         raise UserError(
             f"cannot save {target}: the model has {model.vocab_size} symbols, the tokenizer {tokenizer.vocab_size}"
         )
-    weights = {name: _storable(name, value, dtype) for name, value in model.state_dict().items()}
+    weights = {name: storable(name, value, dtype) for name, value in model.state_dict().items()}
     config = {
         "format_version": FORMAT_VERSION,
         "architecture": {"name": ARCHITECTURE, "vocab_size": model.vocab_size, **to_dict(model.config)},
@@ -200,27 +199,7 @@ def save_lm(
         "weights": dtype,
         "extra": to_dict(dict(extra or {})),
     }
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent) as temporary:
-            new, old = Path(temporary) / "new", Path(temporary) / "old"
-            new.mkdir()
-            save_file(weights, new / WEIGHTS_FILE, metadata={"format": "pt"})
-            (new / WEIGHTS_FILE).chmod(0o644)  # safetensors makes it private to the user
-            dump_yaml(config, new / CONFIG_FILE)
-            tokenizer.save(new)
-            (new / CARD_FILE).write_text(card, encoding="utf-8")
-            _check_ours(target, overwrite)  # somebody may have made it meanwhile
-            if target.exists():
-                target.rename(old)
-            try:
-                new.rename(target)
-            except OSError:
-                if old.exists():
-                    old.rename(target)
-                raise
-    except (OSError, safetensors.SafetensorError) as error:
-        raise UserError(f"cannot save {target}: {getattr(error, 'strerror', None) or error}") from None
+    write_folder(target, lambda: _check_ours(target, overwrite), weights, config, tokenizer, card)
     return target
 
 
@@ -251,12 +230,9 @@ def load_lm(folder: str | os.PathLike[str], tokenizer: Tokenizer | None = None) 
             f"acoustic model ({tokenizer.vocab_size}, hash {tokens_hash(tokenizer)[:12]}): train it with tokens.path "
             "of that model"
         )
-    try:
-        weights = load_file(path / WEIGHTS_FILE)
-    except (safetensors.SafetensorError, OSError) as error:
-        raise UserError(f"cannot read {path / WEIGHTS_FILE}: {error}") from None
+    weights = read_weights(path / WEIGHTS_FILE)
     model = LanguageModel(vocab_size, model_config)
-    _check_weights(model.state_dict(), weights, path / WEIGHTS_FILE)
+    check_weights(model.state_dict(), weights, path / WEIGHTS_FILE)
     model.load_state_dict(weights)
     return LoadedLanguageModel(model.eval(), own, config, path)
 
@@ -278,7 +254,7 @@ def _read_config(config: dict[str, Any], path: Path) -> tuple[int, LanguageModel
 
 def _check_ours(target: Path, overwrite: bool) -> None:
     """An existing folder may be replaced if it is allowed and holds a language model, not an acoustic one."""
-    _check_target(target, overwrite)
+    check_target(target, overwrite)
     if (target / CONFIG_FILE).is_file():
         architecture = load_yaml(target / CONFIG_FILE).get("architecture")
         name = architecture.get("name") if isinstance(architecture, dict) else None

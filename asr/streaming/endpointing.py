@@ -21,11 +21,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from asr.decoding.results import Segment
-from asr.decoding.words import FRAME_SECONDS, WordBuilder
+from asr.decoding.words import FRAME_SECONDS, NEVER, WordBuilder, frames
 from asr.errors import UserError
 
 PAUSE_FRAMES = 10  # a segment beyond its longest duration ends at the first pause of 0.4 s
-NEVER = 1 << 62  # encoder frames
 
 
 @dataclass(frozen=True)
@@ -74,8 +73,8 @@ class Segmenter:
     def __init__(self, tokenizer: Any, config: EndpointConfig):
         self.current = WordBuilder(tokenizer)
         self._endpoint_id = tokenizer.endpoint_id
-        self._silence = _frames(config.trailing_silence)
-        self._longest = _frames(config.max_segment)
+        self._silence = frames(config.trailing_silence)
+        self._longest = frames(config.max_segment)
         self._least = round(config.min_speech / FRAME_SECONDS)
         self._use_token = config.use_token
         self._token_log_prob = math.log(config.token_threshold) if config.token_threshold else -math.inf
@@ -116,7 +115,3 @@ class Segmenter:
         self._deadline = NEVER
         words = self.current.take()
         return [Segment.of(words, reason)] if words else []
-
-
-def _frames(seconds: float | None) -> int:
-    return NEVER if seconds is None else max(1, round(seconds / FRAME_SECONDS))

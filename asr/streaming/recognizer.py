@@ -18,13 +18,13 @@ from torch import Tensor
 
 from asr.decoding import greedy
 from asr.decoding.added import LanguageModels
-from asr.decoding.beam import NEVER, BeamSearch, BeamState, SearchConfig
+from asr.decoding.beam import BeamSearch, BeamState, SearchConfig
 from asr.decoding.biasing import BiasFusion, BiasGraph, Phrases
 from asr.decoding.fusion import Fusion, FusionSum
 from asr.decoding.nbest import NBest, Symbol, beam_search, blocks_of, decode
 from asr.decoding.results import Segment, Transcript
 from asr.decoding.state import batch_axes, concatenate, select, write
-from asr.decoding.words import FRAME_SECONDS
+from asr.decoding.words import NEVER, frames
 from asr.errors import UserError
 from asr.features import FRAME_MS, SAMPLE_RATE, Fbank, FeatureConfig
 from asr.streaming.endpointing import EndpointConfig, Segmenter
@@ -536,9 +536,7 @@ class Recognizer:
 
 def _limits(endpoint: EndpointConfig) -> tuple[int, int]:
     """Frames without a symbol, and since the first one, after which the best hypothesis is what was said."""
-    seconds = (endpoint.trailing_silence, endpoint.max_segment)
-    quiet, age = (NEVER if value is None else max(1, round(value / FRAME_SECONDS)) for value in seconds)
-    return quiet, age
+    return frames(endpoint.trailing_silence), frames(endpoint.max_segment)
 
 
 @dataclass

@@ -18,9 +18,10 @@ from asr.audio import Pcm, StreamResampler, channels_of
 from asr.decoding.biasing import BiasGraph
 from asr.decoding.nbest import History, Symbol
 from asr.decoding.results import Segment
+from asr.decoding.words import NEVER
 from asr.errors import UserError
 from asr.features import NUM_MEL_BINS, SAMPLE_RATE, SUBSAMPLING, StreamingFbank
-from asr.streaming.endpointing import NEVER, EndpointConfig, Segmenter
+from asr.streaming.endpointing import EndpointConfig, Segmenter
 from asr.streaming.events import Event, Final, Partial
 from asr.streaming.written import SegmentWriter
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from asr.training.control import Control, seed_everything
 from asr.training.data import SpeechData
 from asr.training.export import export_folder
 from asr.training.progress import Metrics, Progress
-from asr.training.recipe import Recipe, TrainerConfig, check_recipe, differences
+from asr.training.recipe import LanguageModelRecipe, Recipe, TrainerConfig, check_recipe, differences
 from asr.training.setup import check_sources, initialise, make_model, prepare_statistics, prepare_tokens
 from asr.training.task import TransducerTask
 
@@ -37,6 +38,7 @@ __all__ = ["FitResult", "fit", "train_command"]
 log = logging.getLogger("asr.training")
 
 RESUME = ("auto", "never", "force")
+AnyRecipe = Recipe | LanguageModelRecipe
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,7 @@ def fit(recipe: Recipe, resume: str = "auto") -> FitResult:
         control.restore()
         if data is not None:
             data.teardown()
-    return _result(recipe, export=trainer.is_global_zero)
+    return result_of(recipe, export_folder if trainer.is_global_zero else None)
 
 
 def make_trainer(recipe: Recipe, control: Control) -> L.Trainer:
@@ -204,30 +206,41 @@ def _restore(recipe: Recipe, checkpoint: Path) -> tuple[Transducer, Tokenizer]:
     return Transducer(from_dict(ModelConfig, info["model"])), tokenizer
 
 
-def _checkpoint_to_resume(recipe: Recipe, resume: str) -> Path | None:
-    """The newest checkpoint of output_dir, if the recipe is still that of the run."""
-    folder = recipe.folder()
+def newest_run(folder: Path, resume: str) -> tuple[Path, dict[str, Any]] | None:
+    """The newest checkpoint of a run folder and what it says of its run; None: there is none, or it is not wanted."""
     found = step_checkpoints(folder)
     if not found or resume == "never":
         return None
-    newest = found[-1]
-    info = read_checkpoint(newest, mmap=True)["asr"]
+    return found[-1], read_checkpoint(found[-1], mmap=True)["asr"]
+
+
+def check_same_recipe(recipe: AnyRecipe, checkpoint: Path, info: dict[str, Any], resume: str) -> None:
+    """Raises UserError if the run of a checkpoint had another recipe, unless it is forced to go on."""
     # Through YAML-like values once, so that tuples and lists, 1 and 1.0 compare as the recipe meant them.
-    changed = differences(to_dict(from_dict(Recipe, info["recipe"], str(newest))), to_dict(recipe))
+    changed = differences(to_dict(from_dict(type(recipe), info["recipe"], str(checkpoint))), to_dict(recipe))
     if changed:
         listed = "; ".join(f"{key} was {old!r} and is {new!r}" for key, old, new in changed[:5])
         more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
         if resume != "force":
             raise UserError(
-                f"{folder} holds a run of another recipe: {listed}{more}. Undo the change, choose another --output_dir, "
-                "or add --resume force (continue nevertheless) or --resume never (start again)."
+                f"{recipe.folder()} holds a run of another recipe: {listed}{more}. Undo the change, choose another "
+                "--output_dir, or add --resume force (continue nevertheless) or --resume never (start again)."
             )
         log.warning("resuming although %s%s", listed, more)
-    log.info("resuming %s at step %d", newest, info["step"])
-    return newest
+    log.info("resuming %s at step %d", checkpoint, info["step"])
 
 
-def _result(recipe: Recipe, export: bool) -> FitResult:
+def _checkpoint_to_resume(recipe: Recipe, resume: str) -> Path | None:
+    """The newest checkpoint of output_dir, if the recipe is still that of the run."""
+    newest = newest_run(recipe.folder(), resume)
+    if newest is None:
+        return None
+    check_same_recipe(recipe, *newest, resume)
+    return newest[0]
+
+
+def result_of(recipe: AnyRecipe, export: Callable[[Path, Path], object] | None) -> FitResult:
+    """How a run ended, by its newest checkpoint, of which ``export`` makes the model folder if the run has finished."""
     folder = recipe.folder()
     found = step_checkpoints(folder)
     if not found:
@@ -237,8 +250,8 @@ def _result(recipe: Recipe, export: bool) -> FitResult:
     limit = recipe.trainer.max_minutes
     finished = step >= recipe.trainer.max_steps or 0 < limit <= minutes
     model = folder / "model" if finished else None
-    if model is not None and export:
-        export_folder(found[-1], model)
+    if model is not None and export is not None:
+        export(found[-1], model)
     return FitResult(finished, step, minutes, found[-1], model)
 
 

@@ -9,7 +9,6 @@ B: sentences, U: tokens.
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Sequence
@@ -20,20 +19,28 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from asr.config import dump_yaml, from_dict, to_dict
+from asr.config import dump_yaml, from_dict
 from asr.errors import UserError
 from asr.models.lm import LanguageModel, LanguageModelConfig, load_lm, save_lm, tokens_hash
 from asr.tokens import Tokenizer
 from asr.training.averaging import WeightAverage
-from asr.training.checkpoint import DEV_LOG, move_aside, read_checkpoint, step_checkpoints
+from asr.training.checkpoint import move_aside, read_checkpoint
 from asr.training.command import is_first_process
 from asr.training.control import Control, seed_everything
 from asr.training.export import _measured, _newest, _origin, _weights
-from asr.training.fit import RESUME, FitResult, _make_folder, make_trainer
+from asr.training.fit import (
+    RESUME,
+    FitResult,
+    _make_folder,
+    check_same_recipe,
+    make_trainer,
+    newest_run,
+    result_of,
+)
 from asr.training.guard import Guard
 from asr.training.perplexity import describe_perplexities, perplexities
-from asr.training.progress import Metrics, Progress, _duration, _epoch
-from asr.training.recipe import LanguageModelRecipe, Recipe, check_language_model_recipe, differences
+from asr.training.progress import Metrics, Progress, _epoch
+from asr.training.recipe import LanguageModelRecipe, Recipe, check_language_model_recipe
 from asr.training.task import StepReport, TransducerTask
 from asr.training.text import Sentences, read_sentences
 from asr.training.text_data import TextData
@@ -105,43 +112,19 @@ class LanguageModelTask(TransducerTask):
 class TextProgress(Progress):
     """`Progress` in tokens and perplexities."""
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Prints if it is time to."""
-        report = pl_module.report
-        if trainer.global_step == self._step:
-            return  # in the middle of an accumulation
-        self._step = report.step
-        self._seconds += report.tokens  # here a count of tokens
-        every = 0.5 if self.terminal else self.config.progress_seconds
-        now = time.monotonic()
-        last = report.step >= self.config.max_steps or trainer.should_stop
-        quiet = not self.config.progress_seconds or not trainer.is_global_zero
-        if quiet or (now - self._last < every and not last):
-            return
-        remaining = self._remaining(now, report.step - self._first_step)
-        line = (
-            f"step {report.step}/{self.config.max_steps}  epoch {_epoch(trainer)}  "
-            f"loss {report.parts.get('loss', float('nan')):.3f}  lr {report.learning_rate:.2e}  "
-            f"grad {report.gradient_norm:.2f}  {self._seconds / max(now - self._since, 1e-9):.0f} tokens/s  "
-            f"{_duration(self.control.elapsed())}  ETA {_duration(remaining)}"
-        )
-        if pl_module.dev:
-            line += f"  dev perplexity {pl_module.dev['perplexity']:.1f}"
-        self._show(line)
-        self._last = now
-        if now - self._since > 30.0:  # the rate is that of the last half minute or so
-            self._since, self._seconds = now, 0.0
+    unit = "tokens/s"
 
-    def on_validation_end(self, trainer: L.Trainer, pl_module: Any) -> None:
-        """A line that stays."""
-        self._since += time.monotonic() - self._validation_began
-        if self.config.progress_seconds and trainer.is_global_zero:
-            clear = "\r\x1b[K" if self._open else ""
-            self._open = False
-            told = f"{clear}step {trainer.global_step}  dev {describe_perplexities(pl_module.dev)}"
-            print(told, file=self.stream, flush=True)
+    def amount(self, report: StepReport) -> float:
+        """Tokens."""
+        return report.tokens
+
+    def summary(self, dev: dict[str, float]) -> str:
+        """For the updating line."""
+        return f"dev perplexity {dev['perplexity']:.1f}"
+
+    def held_out(self, dev: dict[str, float]) -> str:
+        """For the line that stays."""
+        return f"dev {describe_perplexities(dev)}"
 
 
 class TextMetrics(Metrics):
@@ -164,20 +147,10 @@ class TextMetrics(Metrics):
         self._tokens = self._norms = 0.0
         self._since = now
 
-    def on_validation_end(self, trainer: L.Trainer, pl_module: Any) -> None:
-        """Dev loss and perplexities, in TensorBoard and as a line of dev.jsonl."""
-        self._since += time.monotonic() - self._validation_began
-        if not trainer.is_global_zero:
-            return
-        line = json.dumps({"minutes": round(pl_module.control.elapsed() / 60.0, 2), **pl_module.dev})
-        try:
-            with open(self.folder / DEV_LOG, "a", encoding="utf-8") as file:
-                file.write(line + "\n")
-        except OSError as error:  # no reason to lose the run: its checkpoints have their own way to complain
-            log.warning("cannot write %s: %s", self.folder / DEV_LOG, error.strerror)
-        if self._writer is not None:
-            for name in ("loss", "perplexity", "word_perplexity"):
-                self._writer.add_scalar(f"dev/{name}", pl_module.dev[name], trainer.global_step)
+    def show(self, pl_module: Any, step: int) -> None:
+        """Loss and perplexities."""
+        for name in ("loss", "perplexity", "word_perplexity"):
+            self._writer.add_scalar(f"dev/{name}", pl_module.dev[name], step)
 
 
 def fit_language_model(recipe: LanguageModelRecipe, resume: str = "auto") -> FitResult:
@@ -233,7 +206,7 @@ def fit_language_model(recipe: LanguageModelRecipe, resume: str = "auto") -> Fit
         raise KeyboardInterrupt from None
     finally:
         control.restore()
-    return _result(recipe, export=trainer.is_global_zero)
+    return result_of(recipe, export_language_model if trainer.is_global_zero else None)
 
 
 def export_language_model(checkpoint: str | Path, folder: str | Path, average: bool = True) -> Path:
@@ -321,37 +294,11 @@ def _restore(recipe: LanguageModelRecipe, checkpoint: Path) -> tuple[LanguageMod
 
 def _checkpoint_to_resume(recipe: LanguageModelRecipe, resume: str) -> Path | None:
     """The newest checkpoint of output_dir, if the recipe is still that of the run."""
-    folder = recipe.folder()
-    found = step_checkpoints(folder)
-    if not found or resume == "never":
+    newest = newest_run(recipe.folder(), resume)
+    if newest is None:
         return None
-    info = read_checkpoint(found[-1], mmap=True)["asr"]
+    checkpoint, info = newest
     if info["recipe"].get("task") != TASK:
-        raise UserError(f"{folder} holds a run of an acoustic model: choose another --output_dir.")
-    old = to_dict(from_dict(LanguageModelRecipe, info["recipe"], str(found[-1])))
-    changed = differences(old, to_dict(recipe))
-    if changed:
-        listed = "; ".join(f"{key} was {before!r} and is {now!r}" for key, before, now in changed[:5])
-        more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
-        if resume != "force":
-            raise UserError(
-                f"{folder} holds a run of another recipe: {listed}{more}. Undo the change, choose another "
-                "--output_dir, or add --resume force (continue nevertheless) or --resume never (start again)."
-            )
-        log.warning("resuming although %s%s", listed, more)
-    log.info("resuming %s at step %d", found[-1], info["step"])
-    return found[-1]
-
-
-def _result(recipe: LanguageModelRecipe, export: bool) -> FitResult:
-    folder = recipe.folder()
-    found = step_checkpoints(folder)
-    if not found:
-        raise UserError(f"{folder} has no checkpoint: the run ended before its first step.")
-    info = read_checkpoint(found[-1], mmap=True)["asr"]
-    step, minutes, limit = int(info["step"]), float(info["minutes"]), recipe.trainer.max_minutes
-    finished = step >= recipe.trainer.max_steps or 0 < limit <= minutes
-    model = folder / "model" if finished else None
-    if model is not None and export:
-        export_language_model(found[-1], model)
-    return FitResult(finished, step, minutes, found[-1], model)
+        raise UserError(f"{recipe.folder()} holds a run of an acoustic model: choose another --output_dir.")
+    check_same_recipe(recipe, checkpoint, info, resume)
+    return checkpoint

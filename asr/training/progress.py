@@ -13,7 +13,7 @@ import lightning as L
 
 from asr.training.control import Control
 from asr.training.recipe import TrainerConfig
-from asr.training.task import PARTS
+from asr.training.task import PARTS, StepReport
 
 log = logging.getLogger("asr.training")
 
@@ -21,20 +21,37 @@ log = logging.getLogger("asr.training")
 class Progress(L.Callback):
     """Step, loss, rate and ETA: in a terminal one line that updates itself, elsewhere a line every few seconds."""
 
+    unit = "audio-s/s"  # of the rate
+
     def __init__(self, config: TrainerConfig, control: Control, stream: TextIO | None = None) -> None:
         self.config, self.control = config, control
         self.stream = stream or sys.stderr
         self.terminal = self.stream.isatty()
-        self._step, self._seconds, self._since, self._last = -1, 0.0, 0.0, 0.0
+        self._step, self._amount, self._since, self._last = -1, 0.0, 0.0, 0.0
         self._open = False  # the updating line has no end yet
-        self._first_step, self._began, self._paused = 0, 0.0, 0.0
+        self._first_step, self._began = 0, 0.0
+
+    def amount(self, report: StepReport) -> float:
+        """What the rate counts: seconds of audio."""
+        return report.seconds
+
+    def summary(self, dev: dict[str, float]) -> str:
+        """The last validation, for the updating line."""
+        return f"dev {dev['wer']:.1f} %"
+
+    def held_out(self, dev: dict[str, float]) -> str:
+        """A validation, for the line that stays."""
+        return (
+            f"dev loss {dev['loss']:.3f}  dev WER {dev['wer']:.2f} % "
+            f"of {dev['words']:.0f} words ({dev['ins']:.0f} ins, {dev['del']:.0f} del, {dev['sub']:.0f} sub)"
+        )
 
     def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Clocks start."""
         now = time.monotonic()
         self._step = self._first_step = trainer.global_step
         self._since = self._last = self._began = now
-        self._seconds = self._paused = 0.0
+        self._amount = 0.0
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
@@ -44,7 +61,7 @@ class Progress(L.Callback):
             return  # in the middle of an accumulation
         report = pl_module.report
         self._step = report.step
-        self._seconds += report.seconds
+        self._amount += self.amount(report)
         every = 0.5 if self.terminal else self.config.progress_seconds
         now = time.monotonic()
         last = report.step >= self.config.max_steps or trainer.should_stop
@@ -61,14 +78,14 @@ class Progress(L.Callback):
         line = (
             f"step {report.step}/{self.config.max_steps}  epoch {_epoch(trainer)}  loss {loss:.3f}  "
             f"lr {report.learning_rate:.2e}  grad {report.gradient_norm:.2f}  "
-            f"{self._seconds / working:.0f} audio-s/s  {_duration(self.control.elapsed())}  ETA {_duration(remaining)}"
+            f"{self._amount / working:.0f} {self.unit}  {_duration(self.control.elapsed())}  ETA {_duration(remaining)}"
         )
         if pl_module.dev:
-            line += f"  dev {pl_module.dev['wer']:.1f} %"
+            line += f"  {self.summary(pl_module.dev)}"
         self._show(line)
         self._last = now
         if now - self._since > 30.0:  # the rate is that of the last half minute or so
-            self._since, self._seconds = now, 0.0
+            self._since, self._amount = now, 0.0
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         """The rate is of training alone."""
@@ -76,19 +93,11 @@ class Progress(L.Callback):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         """A line that stays."""
-        spent = time.monotonic() - self._validation_began
-        self._since += spent
-        self._paused += spent
+        self._since += time.monotonic() - self._validation_began
         if self.config.progress_seconds and trainer.is_global_zero:
-            dev = pl_module.dev
             clear = "\r\x1b[K" if self._open else ""
             self._open = False
-            print(
-                f"{clear}step {trainer.global_step}  dev loss {dev['loss']:.3f}  dev WER {dev['wer']:.2f} % "
-                f"of {dev['words']:.0f} words ({dev['ins']:.0f} ins, {dev['del']:.0f} del, {dev['sub']:.0f} sub)",
-                file=self.stream,
-                flush=True,
-            )
+            print(f"{clear}step {trainer.global_step}  {self.held_out(pl_module.dev)}", file=self.stream, flush=True)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Leaves the updating line."""
@@ -183,23 +192,26 @@ class Metrics(L.Callback):
         self._validation_began = time.monotonic()
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: Any) -> None:
-        """Dev loss, dev WER and a few greedy texts."""
+        """A line of dev.jsonl, and TensorBoard."""
         self._since += time.monotonic() - self._validation_began
         if not trainer.is_global_zero:
             return
-        dev, step = pl_module.dev, trainer.global_step
-        line = json.dumps({"minutes": round(pl_module.control.elapsed() / 60.0, 2), **dev})
+        line = json.dumps({"minutes": round(pl_module.control.elapsed() / 60.0, 2), **pl_module.dev})
         try:
             with open(self.folder / "dev.jsonl", "a", encoding="utf-8") as file:
                 file.write(line + "\n")
         except OSError as error:  # no reason to lose the run: its checkpoints have their own way to complain
             log.warning("cannot write %s: %s", self.folder / "dev.jsonl", error.strerror)
         if self._writer is not None:
-            self._writer.add_scalar("dev/loss", dev["loss"], step)
-            self._writer.add_scalar("dev/wer", dev["wer"], step)
-            rows = [f"| {_cell(ref)} | {_cell(hyp)} |" for ref, hyp in pl_module.samples]
-            text = "\n".join(["| reference | greedy |", "| --- | --- |", *rows])
-            self._writer.add_text("dev/sample", text, step)
+            self.show(pl_module, trainer.global_step)
+
+    def show(self, pl_module: Any, step: int) -> None:
+        """A validation in TensorBoard: dev loss, dev WER and a few greedy texts."""
+        self._writer.add_scalar("dev/loss", pl_module.dev["loss"], step)
+        self._writer.add_scalar("dev/wer", pl_module.dev["wer"], step)
+        rows = [f"| {_cell(ref)} | {_cell(hyp)} |" for ref, hyp in pl_module.samples]
+        text = "\n".join(["| reference | greedy |", "| --- | --- |", *rows])
+        self._writer.add_text("dev/sample", text, step)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Closes the event file."""

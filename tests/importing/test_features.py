@@ -19,6 +19,7 @@ from asr.features import (
     piecewise_log,
     torchaudio_mel_matrix,
 )
+from tests.test_features import stream
 
 KIND = "torchaudio_rnnt"
 GAIN = 10.0 ** (0.05 * 2 * 20 * math.log10(32767))
@@ -48,17 +49,6 @@ def extract(audio: Tensor) -> Tensor:
 
     mel = MelSpectrogram(sample_rate=16000, n_fft=400, n_mels=80, hop_length=160)(audio)
     return _piecewise_linear_log(mel.transpose(1, 0) * _gain)
-
-
-def stream(module, samples: Tensor, sizes) -> Tensor:
-    """(B, S) through step and finish, blocks of ``sizes()`` samples."""
-    state, parts, start = module.initial_state(samples.size(0)), [], 0
-    while start < samples.size(1):
-        size = sizes()
-        y, state = module.step(samples[:, start : start + size], state)
-        parts.append(y)
-        start += size
-    return torch.cat([*parts, module.finish(state)], dim=1)
 
 
 def test_mel_matrix_is_torchaudios():

@@ -64,11 +64,8 @@ def test_stable_words_stay_and_finals_follow_partials(kind):
     assert any(isinstance(event, Partial) and len(event.words) > event.stable for event in events)
 
 
-def test_sessions_with_other_endpoints_share_a_batch():
-    recognizer = recogniser("modified_beam")
-    audio = babble(4.0, seed=2)
-    configs = [EndpointConfig(trailing_silence=0.2), EndpointConfig(trailing_silence=0.6), NO_ENDPOINT]
-    sessions = [recognizer.session(endpoint=config) for config in configs]
+def together(recognizer, sessions, audio):
+    """The events of sessions that hear the same audio, stepped as one batch."""
     found: list[list] = [[] for _ in sessions]
     for at in range(0, len(audio), 2560):
         for session in sessions:
@@ -77,7 +74,15 @@ def test_sessions_with_other_endpoints_share_a_batch():
             found[i] += events
     for i, session in enumerate(sessions):
         found[i] += session.finish()
-    for config, events in zip(configs, found, strict=True):
+    return found
+
+
+def test_sessions_with_other_endpoints_share_a_batch():
+    recognizer = recogniser("modified_beam")
+    audio = babble(4.0, seed=2)
+    configs = [EndpointConfig(trailing_silence=0.2), EndpointConfig(trailing_silence=0.6), NO_ENDPOINT]
+    sessions = [recognizer.session(endpoint=config) for config in configs]
+    for config, events in zip(configs, together(recognizer, sessions, audio), strict=True):
         segments = [times(event.words) for event in events if isinstance(event, Final)]
         assert segments == [times(s.words) for s in recognizer.transcribe(audio, endpoint=config)[0].segments]
 
@@ -148,18 +153,11 @@ def test_sessions_with_phrases_of_their_own_share_a_batch_and_leave_nothing():
     audio = babble(4.0, seed=8)
     lists = [PHRASES, {"zero": 5.0}, None]
     sessions = [recognizer.session(phrases=phrases) for phrases in lists]
-    words: list[list] = [[] for _ in sessions]
-    for at in range(0, len(audio), 2560):
-        for session in sessions:
-            session.feed(audio[at : at + 2560])
-        for i, events in enumerate(recognizer.step_sessions(sessions)):
-            words[i] += [word for event in events if isinstance(event, Final) for word in event.words]
-    for i, session in enumerate(sessions):
-        words[i] += [word for event in session.finish() for word in event.words]
-    for phrases, found in zip(lists, words, strict=True):
+    for phrases, events in zip(lists, together(recognizer, sessions, audio), strict=True):
+        found = [word for event in events if isinstance(event, Final) for word in event.words]
         assert times(found) == times(biased(phrases or ()).transcribe(audio)[0].words)
     held = len(recognizer.bias._held)
-    del sessions, session
+    del sessions
     gc.collect()
     assert len(recognizer.bias._held) == held - 2
 
