@@ -235,6 +235,17 @@ def transcribe_command(argv: Sequence[str]) -> int:
         "--token-threshold", type=float, default=0.0, help="least probability of the model's endpoint token, 0 to 1"
     )
     parser.add_argument(
+        "--aligned-times", action="store_true",
+        help="words begin and end where they were said, not where the model wrote them; needs a model with an alignment branch",
+    )  # fmt: skip
+    parser.add_argument(
+        "--confidence", action="store_true", help="of words, as the probability that they are right (json, ctm)"
+    )
+    parser.add_argument(
+        "--alternatives", type=int, default=0, metavar="N",
+        help="the N best readings of every segment and its confusion network (json); needs a beam",
+    )  # fmt: skip
+    parser.add_argument(
         "--itn", nargs="?", const="prose", default=None, metavar="PROFILE",
         help="write it as people write it ($25, not twenty five dollars): prose if no profile is named, nemo, or a folder",
     )  # fmt: skip
@@ -247,10 +258,12 @@ def transcribe_command(argv: Sequence[str]) -> int:
         raise UserError("--itn-lexicon needs --itn")
     if options.partials and not options.streaming:
         raise UserError("--partials needs --streaming")
+    if options.alternatives and options.format != "json":
+        raise UserError(f"--alternatives are written with --format json, not {options.format}")
     targets = _targets(options)
 
     from asr.decoding.results import WRITERS, Transcript
-    from asr.streaming import EndpointConfig
+    from asr.streaming import Details, EndpointConfig
     from asr.streaming.written import load_normalizer
 
     endpoint = EndpointConfig(
@@ -260,6 +273,7 @@ def transcribe_command(argv: Sequence[str]) -> int:
         token_threshold=options.token_threshold,
     )
     itn = None if options.itn is None else load_normalizer(options.itn, options.itn_lexicon)
+    details = Details(options.aligned_times, options.confidence, options.alternatives)
     recognizer = _recognizer(options)
     writer = WRITERS[options.format]
     several = len(options.files) > 1
@@ -268,7 +282,7 @@ def transcribe_command(argv: Sequence[str]) -> int:
         from asr.streaming.live import transcribe_live
 
         stdout_text = options.format == "txt" and options.output is None
-        results = transcribe_live(recognizer, options.files, endpoint, options.partials, stdout_text, itn)
+        results = transcribe_live(recognizer, options.files, endpoint, options.partials, stdout_text, itn, details)
     else:
         stdout_text = False
         results = recognizer.transcribe_each(
@@ -278,6 +292,7 @@ def transcribe_command(argv: Sequence[str]) -> int:
             parallel=options.parallel,
             endpoint=endpoint,
             itn=itn,
+            details=details,
         )
     kept: list[Transcript] = []
     failed = False
@@ -522,6 +537,7 @@ COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], int]]] = {
     "train": ("train a model from a recipe", train_command),
     "ngram": ("estimate an n-gram language model from text", elsewhere("asr.training.ngram", "ngram_command")),
     "perplexity": ("perplexity of a language model on text", elsewhere("asr.training.perplexity", "perplexity_command")),
+    "tune": ("find the best scales of language models on a dev set", elsewhere("asr.scoring.tune_command", "tune_command")),
     "align": ("find when each word of a known text was said", elsewhere("asr.decoding.align", "align_command")),
     "train-branch": ("train a model's branch for word times", elsewhere("asr.training.branch", "branch_command")),
     "train-confidence": ("train and calibrate the confidence of words", elsewhere("asr.training.confidence", "confidence_command")),

@@ -165,7 +165,7 @@ class ConfusionNetwork:
 
 
 def _entry_dict(entry: Entry) -> dict[str, Any]:
-    found: dict[str, Any] = {"word": entry.word, "posterior": round(entry.posterior, 6)}
+    found: dict[str, Any] = {"word": entry.word, "posterior": round(entry.posterior, 4)}
     if entry.word != EPSILON:
         found |= {"start": seconds(entry.start), "end": seconds(entry.end)}
     return found

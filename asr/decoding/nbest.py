@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from asr.decoding.beam import BeamBlock, BeamSearch, BeamState
 from asr.decoding.greedy import Hypothesis
+from asr.decoding.results import Symbol
 
 NBest = list[Hypothesis]  # the best first
 OFFLINE_BLOCK = 8  # encoder frames a step of the offline search; the result does not depend on it
@@ -34,19 +35,23 @@ class Emission:
 
 
 @dataclass(frozen=True)
-class Symbol:
-    """An emitted symbol: id, encoder frame of the stream, the model's log-probability."""
+class Settled:
+    """The hypotheses of a piece of the stream when the search dropped all but the best: at the end of a segment, as a rule.
 
-    token: int
+    Attributes:
+        frame: the first encoder frame after it.
+        nbest: their symbols since the piece before, the best first; scores are of the stream so far.
+    """
+
     frame: int
-    log_prob: float
+    nbest: NBest
 
 
 class History:
     """The hypotheses of one stream, fed block by block.
 
     Attributes:
-        settled: n-best lists of the segments that ended in the last block, each from the end of the one before.
+        settled: what the search settled in the last block.
     """
 
     def __init__(self) -> None:
@@ -54,7 +59,7 @@ class History:
         self._start = self._root  # the last emission of the segment before
         self._heads: list[Emission | None] = [self._root]  # the last emission of every hypothesis
         self._frame = 0
-        self.settled: list[NBest] = []
+        self.settled: list[Settled] = []
 
     def accept(self, parents: list, tokens: list, log_probs: list, ranks: list, settled: list) -> list[Symbol]:
         """Take the frames of a block; the symbols that are settled now.
@@ -75,7 +80,7 @@ class History:
             self._heads = heads
             self._frame += 1
             if ends:
-                self.settled.append(self.nbest(rank))
+                self.settled.append(Settled(self._frame, self.nbest(rank)))
                 best = heads[0]
                 assert best is not None
                 self._heads = [best, *[None] * (len(heads) - 1)]
@@ -106,7 +111,7 @@ class History:
     def finish(self, ranks: Sequence[float]) -> list[Symbol]:
         """The end of the stream: the best hypothesis by ``ranks`` (K,) is settled; its symbols."""
         best = max((rank, -k) for k, rank in enumerate(ranks))
-        self.settled = [self.nbest(ranks)]
+        self.settled = [Settled(self._frame, self.nbest(ranks))]
         head = self._heads[-best[1]]
         assert head is not None
         self._heads = [head]
@@ -147,7 +152,7 @@ def blocks_of(block: BeamBlock) -> list[list]:
 @torch.no_grad()
 def decode(
     search: BeamSearch, encoder_out: Tensor, lengths: Tensor, state: BeamState
-) -> tuple[list[list[Symbol]], list[list[NBest]]]:
+) -> tuple[list[list[Symbol]], list[list[Settled]]]:
     """Search whole utterances with the same `step` as streaming.
 
     Args:
@@ -156,12 +161,12 @@ def decode(
         state: of B streams that have emitted nothing, from `BeamSearch.initial_state`.
 
     Returns:
-        For each utterance the symbols of the best hypothesis, and the n-best lists of its segments.
+        For each utterance the symbols of the best hypothesis, and the n-best lists of its pieces.
     """
     count = encoder_out.size(0)
     histories = [History() for _ in range(count)]
     symbols: list[list[Symbol]] = [[] for _ in range(count)]
-    lists: list[list[NBest]] = [[] for _ in range(count)]
+    lists: list[list[Settled]] = [[] for _ in range(count)]
     lengths = lengths.to(encoder_out.device)
     for begin in range(0, encoder_out.size(1), OFFLINE_BLOCK):
         frames = encoder_out[:, begin : begin + OFFLINE_BLOCK]
@@ -184,4 +189,26 @@ def beam_search(search: BeamSearch, encoder_out: Tensor, lengths: Tensor) -> lis
         encoder_out: (B, T, D) encoder output; lengths: (B,) its valid frames.
     """
     _, lists = decode(search, encoder_out, lengths, search.initial_state(encoder_out.size(0)))
-    return [segments[0] for segments in lists]
+    return [join(own_scores(pieces), search.beam) for pieces in lists]
+
+
+def own_scores(pieces: Sequence[Settled]) -> list[NBest]:
+    """The hypotheses of pieces that follow one another from the start of a stream, with the scores of each piece alone."""
+    found, before = [], 0.0
+    for piece in pieces:
+        found.append([replace(hypothesis, score=hypothesis.score - before) for hypothesis in piece.nbest])
+        before = piece.nbest[0].score
+    return found
+
+
+def join(parts: Sequence[NBest], most: int) -> NBest:
+    """The best hypotheses of parts that follow one another, at most ``most``, the best first; scores add up."""
+    found = [Hypothesis([], [], [])]
+    for part in parts:
+        pairs = [
+            Hypothesis(a.tokens + b.tokens, a.frames + b.frames, a.log_probs + b.log_probs, a.score + b.score)
+            for a in found
+            for b in part
+        ]
+        found = sorted(pairs, key=lambda hypothesis: -hypothesis.score)[:most]
+    return found

@@ -4,7 +4,8 @@ Times are seconds from the start of the stream. A transducer tells when it emits
 with the 40 ms encoder frame that emitted its first symbol and ends with the frame that emitted its last one, so
 0 <= start < end <= start of the next word. Emission trails the sound (the frame has seen its chunk and the look-ahead),
 which is why both times are late rather than early. A word's confidence is the geometric mean of the probabilities of
-its symbols, each given the symbols before it: between 0 and 1, not calibrated.
+its symbols, each given the symbols before it: between 0 and 1, not calibrated. `asr.streaming.details` has better ones of both, and
+what else might have been said.
 
 Where text was asked for as people write it (package `itn`), txt, json, srt and vtt show the written text; words stay as spoken,
 and spans say which of them were written another way.
@@ -14,13 +15,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import zip_longest
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from asr.decoding.confusion import ConfusionNetwork
     from itn.stream import Span
+
+
+@dataclass(frozen=True)
+class Symbol:
+    """An emitted symbol: id, encoder frame of the stream, the model's log-probability."""
+
+    token: int
+    frame: int
+    log_prob: float
 
 
 @dataclass(frozen=True)
@@ -34,12 +45,24 @@ class Word:
 
 
 @dataclass(frozen=True)
+class Alternative:
+    """A way to read a segment: words, natural logarithm of its score in the search, share of the probability (0 … 1) of those
+    that are listed."""
+
+    text: str
+    score: float
+    posterior: float
+
+
+@dataclass(frozen=True)
 class Segment:
     """Words between two endpoints; start of the first and end of the last, in seconds of the stream.
 
     With ITN, ``written`` is the written text, and ``spans`` are the conversions with the range of their words and times.
     ``reason`` says why the segment ended: ``silence``, ``token`` (the model's endpoint token), ``length``, or ``end`` of the
-    stream.
+    stream. ``closed`` is when: seconds of the stream that had been heard, to the frame, when the rule ended it. ``alternatives``, the best
+    first, and the ``confusion`` network are there if they were asked for (`asr.streaming.details`). ``symbols`` are what the words
+    were made of, the model's endpoint tokens included.
     """
 
     text: str
@@ -49,6 +72,10 @@ class Segment:
     written: str | None = None
     spans: tuple[Span, ...] = ()
     reason: str = "end"
+    closed: float = 0.0
+    alternatives: tuple[Alternative, ...] = ()
+    confusion: ConfusionNetwork | None = None
+    symbols: tuple[Symbol, ...] = field(default=(), repr=False, compare=False)
 
     @property
     def shown(self) -> str:
@@ -105,10 +132,11 @@ class Transcript:
         return Transcript(audio, text, words, tuple(segments), duration, written, tuple(spans))
 
     def to_dict(self) -> dict[str, Any]:
-        """``{audio, text, words: [{word, start, end, confidence}], segments: [{text, start, end}]}``.
+        """``{audio, text, words: [{word, start, end, confidence}], segments: [{text, start, end, closed, reason}]}``.
 
         With ITN every ``text`` is the written one, ``spoken`` beside it the words, and there are ``spans: [{start, end,
-        category, spoken, written, start_time, end_time}]``; their start and end count ``words``.
+        category, spoken, written, start_time, end_time}]``; their start and end count ``words``. Segments have ``alternatives:
+        [{text, score, posterior}]`` and ``confusion`` (`ConfusionNetwork.to_dict`) if they were asked for.
         """
         found: dict[str, Any] = {"audio": self.audio, **_texts(self)}
         found["words"] = [
@@ -117,8 +145,19 @@ class Transcript:
         ]
         if self.written is not None:
             found["spans"] = [asdict(span) for span in self.spans]
-        found["segments"] = [{**_texts(s), "start": s.start, "end": s.end} for s in self.segments]
+        found["segments"] = [_segment_dict(segment) for segment in self.segments]
         return found
+
+
+def _segment_dict(segment: Segment) -> dict[str, Any]:
+    found: dict[str, Any] = {**_texts(segment), "start": segment.start, "end": segment.end}
+    found |= {"closed": segment.closed, "reason": segment.reason}
+    if segment.confusion is not None:
+        found["alternatives"] = [
+            {"text": a.text, "score": round(a.score, 3), "posterior": round(a.posterior, 4)} for a in segment.alternatives
+        ]
+        found["confusion"] = segment.confusion.to_dict()["slots"]
+    return found
 
 
 def _texts(part: Segment | Transcript) -> dict[str, str]:

@@ -151,20 +151,32 @@ def entropy_confidence(
 
 
 @torch.inference_mode()
-def emission_statistics(model: Any, encoded: Tensor, hypothesis: EmittedHypothesis) -> EmissionStatistics:
+def emission_statistics(
+    model: Any, encoded: Tensor, hypothesis: EmittedHypothesis, first_frame: int = 0, state: Any = None
+) -> EmissionStatistics:
     """The statistics of a hypothesis of any search, from one more pass of predictor and joiner along it.
 
     Args:
         model: a transducer: ``.predictor`` and ``.joiner``.
-        encoded: (T, D) encoder output of the whole recording: the hypothesis' frame 0 is its first.
-        hypothesis: from the start of the recording.
+        encoded: (T, D) encoder output, of a whole recording or of a segment.
+        hypothesis: what was said in it.
+        first_frame: encoder frame of the stream of the first row.
+        state: output (1, P) and state of the predictor after what was said before; None: nothing was.
     """
     device = encoded.device
-    tokens = torch.tensor([[0, *hypothesis.tokens]], dtype=torch.int64, device=device)
-    out, _ = model.predictor(tokens, torch.tensor([tokens.size(1)], device=device))
-    predictor = model.joiner.project_predictor(out[0])  # (U + 1, J)
+    if state is None:
+        tokens = torch.tensor([[0, *hypothesis.tokens]], dtype=torch.int64, device=device)
+        out, _ = model.predictor(tokens, torch.tensor([tokens.size(1)], device=device))
+        outputs = out[0]
+    else:
+        rows = [state[0]]
+        for token in hypothesis.tokens:
+            state = model.predictor.step(torch.tensor([token], device=device), state[1])
+            rows.append(state[0])
+        outputs = torch.cat(rows)
+    predictor = model.joiner.project_predictor(outputs)  # (U + 1, J)
     encoder = model.joiner.project_encoder(encoded[None])[0]  # (T, J)
-    frames = torch.tensor(list(hypothesis.frames), dtype=torch.int64, device=device)
+    frames = torch.tensor(list(hypothesis.frames), dtype=torch.int64, device=device) - first_frame
     before = torch.searchsorted(frames, torch.arange(len(encoder), device=device))  # tokens emitted before each frame
     blanks: list[float] = []
     for begin in range(0, len(encoder), FRAMES_A_BLOCK):
@@ -179,7 +191,7 @@ def emission_statistics(model: Any, encoded: Tensor, hypothesis: EmittedHypothes
         log_probs = logits.float().log_softmax(-1)
         entropies += (1 - entropy_confidence(log_probs, alpha=1.0, normalisation="linear")).tolist()
         confidences += entropy_confidence(log_probs[:, 1:]).tolist()
-    return EmissionStatistics(entropies, confidences, blanks)
+    return EmissionStatistics(entropies, confidences, blanks, first_frame)
 
 
 def word_features(

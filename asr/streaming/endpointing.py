@@ -17,11 +17,11 @@ The rules together (`EndpointConfig` holds all of them):
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from asr.decoding.results import Segment
-from asr.decoding.words import FRAME_SECONDS, NEVER, WordBuilder, frames
+from asr.decoding.results import Segment, Symbol
+from asr.decoding.words import FRAME_SECONDS, NEVER, WordBuilder, frames, seconds
 from asr.errors import UserError
 
 PAUSE_FRAMES = 10  # a segment beyond its longest duration ends at the first pause of 0.4 s
@@ -78,7 +78,8 @@ class Segmenter:
         self._least = round(config.min_speech / FRAME_SECONDS)
         self._use_token = config.use_token
         self._token_log_prob = math.log(config.token_threshold) if config.token_threshold else -math.inf
-        self._first = 0  # frame of the segment's first symbol
+        self._symbols: list[Symbol] = []  # of the current segment, and endpoint tokens that ended none
+        self.first = 0  # frame of the current segment's first symbol
         self._deadline = NEVER  # the frame which, if silent, ends the segment
         self._reason = "silence"  # why it will
 
@@ -88,30 +89,37 @@ class Segmenter:
         ``log_prob``: the model's own, natural logarithm, whatever the search added to it.
         """
         ended = self.advance(frame - 1)
+        symbol = Symbol(token, frame, log_prob)
         if token == self._endpoint_id:
+            self._symbols.append(symbol)
             if self._use_token and log_prob >= self._token_log_prob:
-                ended += self.flush("token")
+                ended += self.flush(frame + 1, "token")
             return ended
-        age = frame - self._first
+        age = frame - self.first
         if self.current and age >= self._longest:
             if self.current.starts_word(token) or age >= 2 * self._longest:
-                ended += self.flush("length")
+                ended += self.flush(frame, "length")
         if not self.current:
-            self._first = frame
+            self.first = frame
+        self._symbols.append(symbol)
         self.current.add(token, frame, log_prob)
-        enough = frame + 1 - self._first >= self._least
+        enough = frame + 1 - self.first >= self._least
         silence = frame + self._silence if enough else NEVER
-        length = max(self._first + self._longest, frame + min(PAUSE_FRAMES, self._silence))
+        length = max(self.first + self._longest, frame + min(PAUSE_FRAMES, self._silence))
         self._deadline = min(silence, length)
         self._reason = "silence" if silence <= length else "length"
         return ended
 
     def advance(self, frame: int) -> list[Segment]:
         """Everything up to and including ``frame`` has been decoded; the segment that silence has ended, if any."""
-        return self.flush(self._reason) if frame >= self._deadline else []
+        return self.flush(self._deadline + 1, self._reason) if frame >= self._deadline else []
 
-    def flush(self, reason: str = "end") -> list[Segment]:
-        """End the current segment, if it has a word; ``reason``: see `Segment`."""
+    def flush(self, frame: int, reason: str = "end") -> list[Segment]:
+        """End the current segment, if it has a word, with what was heard before encoder frame ``frame``; ``reason``: see `Segment`."""
         self._deadline = NEVER
         words = self.current.take()
-        return [Segment.of(words, reason)] if words else []
+        if not words:
+            return []
+        symbols, self._symbols = tuple(self._symbols), []
+        # a word that opens a segment may come in the frame in which the one before was finished
+        return [replace(Segment.of(words, reason), closed=seconds(max(frame, symbols[-1].frame + 1)), symbols=symbols)]

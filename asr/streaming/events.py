@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING
 
-from asr.decoding.results import Segment, Word
+from asr.decoding.results import Alternative, Segment, Symbol, Word
 
 if TYPE_CHECKING:
+    from asr.decoding.confusion import ConfusionNetwork
     from itn.stream import Span
 
 
@@ -45,6 +46,9 @@ class Final:
         written: with ITN the text as people write it, else None.
         spans: with ITN what was converted: range in ``words``, category, spoken, written, times in seconds.
         reason: why the segment ended: ``silence``, ``token``, ``length`` or ``end`` (`EndpointConfig`).
+        closed: when the rule ended it, seconds of the stream; an application hears of it a chunk and its look-ahead later at most.
+        alternatives, confusion: what else it may have been, if asked for (`Details`).
+        symbols: what the words were made of.
     """
 
     text: str
@@ -54,6 +58,10 @@ class Final:
     written: str | None = None
     spans: tuple[Span, ...] = ()
     reason: str = "end"
+    closed: float = 0.0
+    alternatives: tuple[Alternative, ...] = ()
+    confusion: ConfusionNetwork | None = None
+    symbols: tuple[Symbol, ...] = field(default=(), repr=False, compare=False)
 
     @property
     def stable(self) -> int:
@@ -63,7 +71,7 @@ class Final:
     @property
     def segment(self) -> Segment:
         """The same as a piece of a transcript."""
-        return Segment(self.text, self.start, self.end, self.words, self.written, self.spans, self.reason)
+        return Segment(**{f.name: getattr(self, f.name) for f in fields(Segment)})
 
     @property
     def shown(self) -> str:
@@ -73,9 +81,7 @@ class Final:
     @staticmethod
     def of(segment: Segment) -> Final:
         """The event that hands out ``segment``."""
-        return Final(
-            segment.text, segment.words, segment.start, segment.end, segment.written, segment.spans, segment.reason
-        )
+        return Final(**{f.name: getattr(segment, f.name) for f in fields(Segment)})
 
 
 Event = Partial | Final

@@ -10,6 +10,7 @@ from typing import Any, TextIO
 
 from asr.decoding.results import Segment, Transcript
 from asr.errors import UserError
+from asr.streaming.details import Details
 from asr.streaming.endpointing import EndpointConfig
 from asr.streaming.events import Event, Final, Partial
 from asr.streaming.recognizer import Recognizer
@@ -56,6 +57,7 @@ def transcribe_live(
     partials: bool,
     text_to_stdout: bool,
     itn: Any = None,
+    details: Details | None = None,
 ) -> Iterator[Transcript | UserError]:
     """As `Recognizer.transcribe_each` with ``streaming``, showing events on the way.
 
@@ -66,7 +68,7 @@ def transcribe_live(
         partials: show events even if nobody sits at a terminal (on standard error).
         text_to_stdout: print the text of every segment as soon as it is final. The transcripts given back are then
             empty: an endless stream on standard input needs no memory.
-        itn: as for `Recognizer.session`.
+        itn, details: as for `Recognizer.session`.
     """
     at_terminal = sys.stdout.isatty()
     display = (
@@ -76,7 +78,7 @@ def transcribe_live(
     )
     several = len(inputs) > 1
     for source in as_sources(list(inputs)):
-        session = recognizer.session(endpoint=endpoint, partials=display is not None, itn=itn)
+        session = recognizer.session(endpoint=endpoint, partials=display is not None, itn=itn, details=details)
         segments: list[Segment] = []
         separator = f"{source.name}: " if several else ""
         if several and text_to_stdout and at_terminal:

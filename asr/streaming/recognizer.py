@@ -10,6 +10,8 @@ import math
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,15 +20,20 @@ from torch import Tensor
 
 from asr.decoding import greedy
 from asr.decoding.added import LanguageModels
+from asr.decoding.alignment import Aligner
 from asr.decoding.beam import BeamSearch, BeamState, SearchConfig
 from asr.decoding.biasing import BiasFusion, BiasGraph, Phrases
+from asr.decoding.confidence import CONFIG_FILE as CONFIDENCE_FILE
+from asr.decoding.confidence import ConfidenceModel
 from asr.decoding.fusion import Fusion, FusionSum
-from asr.decoding.nbest import NBest, Symbol, beam_search, blocks_of, decode
-from asr.decoding.results import Segment, Transcript
+from asr.decoding.nbest import NBest, Settled, beam_search, blocks_of, decode
+from asr.decoding.results import Segment, Symbol, Transcript
 from asr.decoding.state import batch_axes, concatenate, select, write
 from asr.decoding.words import NEVER, frames
 from asr.errors import UserError
 from asr.features import FRAME_MS, SAMPLE_RATE, Fbank, FeatureConfig
+from asr.models.branch import layer_outputs, step_with_layer
+from asr.streaming.details import Details, SegmentDetails
 from asr.streaming.endpointing import EndpointConfig, Segmenter
 from asr.streaming.events import Event, Final
 from asr.streaming.session import Session
@@ -62,6 +69,7 @@ class Recognizer:
         fusion: what is added to the model's scores, with a beam only (`asr.decoding.fusion`).
         phrases: phrases to prefer, with a beam only: all that `asr.decoding.biasing.Phrases.of` takes. Sessions may bring their own
             instead if this is not None; an empty list is enough.
+        folder: of the model, where its alignment branch and its confidence model lie, if it has them.
     """
 
     sample_rate = SAMPLE_RATE
@@ -78,8 +86,10 @@ class Recognizer:
         search: SearchConfig | None = None,
         fusion: Fusion | None = None,
         phrases: Any = None,
+        folder: Path | None = None,
     ):
         self.name = name
+        self.folder = folder
         self.device = torch.device(device)
         self.model = model.to(self.device).eval()
         self.tokenizer = tokenizer
@@ -138,7 +148,8 @@ class Recognizer:
                 raise UserError(f"threads must be at least 1, not {threads}")
             torch.set_num_threads(threads)
         _check_device(device)
-        loaded = load_model(resolve(name_or_folder))
+        folder = Path(resolve(name_or_folder))
+        loaded = load_model(folder)
         return cls(
             loaded.model,
             loaded.tokenizer,
@@ -149,7 +160,19 @@ class Recognizer:
             search=search,
             fusion=language_models.fusion(loaded.tokenizer) if language_models else None,
             phrases=phrases,
+            folder=folder,
         )
+
+    @cached_property
+    def aligner(self) -> Aligner | None:
+        """For the times of words, if the model's folder has an alignment branch."""
+        return None if self.folder is None else Aligner.load(self.folder, self.model, self.tokenizer)
+
+    @cached_property
+    def confidence_model(self) -> ConfidenceModel | None:
+        """For the confidence of words, if the model's folder has one."""
+        found = self.folder is not None and (self.folder / CONFIDENCE_FILE).is_file()
+        return ConfidenceModel.load(self.folder) if found and self.folder is not None else None
 
     def phrases(self, phrases: Any) -> BiasGraph:
         """Phrases compiled for this model; those that cannot be spelled are warned of (`BiasGraph.refused`).
@@ -173,7 +196,13 @@ class Recognizer:
         return (self.window_frames - self.chunk_frames) * FRAME_MS / 1000
 
     def session(
-        self, *, endpoint: EndpointConfig | None = None, partials: bool = True, itn: Any = None, phrases: Any = None
+        self,
+        *,
+        endpoint: EndpointConfig | None = None,
+        partials: bool = True,
+        itn: Any = None,
+        phrases: Any = None,
+        details: Details | None = None,
     ) -> Session:
         """A new stream.
 
@@ -184,11 +213,12 @@ class Recognizer:
             itn: give written text, too ("twenty five dollars" -> $25): True, a profile of the package `itn`, or an
                 `itn.Normalizer` with options of your own. Words stay as spoken.
             phrases: to prefer instead of the recogniser's; they can be changed later (`Session.set_phrases`).
+            details: what to make of a segment that has ended: aligned times, confidence, alternatives (`Details`).
 
         Raises:
-            UserError: no such profile, or a part of `itn` is missing.
+            UserError: no such profile, a part of `itn` is missing, or the model has not what the details need.
         """
-        session = Session(self, endpoint or EndpointConfig(), partials, as_normalizer(itn))
+        session = Session(self, endpoint or EndpointConfig(), partials, as_normalizer(itn), details)
         if phrases is not None:
             session.set_phrases(phrases)
         return session
@@ -232,15 +262,27 @@ class Recognizer:
         x = torch.stack(windows).to(self.device)  # (B, 4(U+R), 80)
         batch = self._batch(ready)
         encoder_state, search_state = batch.state
-        encoded, encoder_state = self.model.encoder.step(x, encoder_state)
+        layer = None
+        if any(session.details and session.details.aligner for session in ready):
+            assert self.aligner is not None
+            encoded, layer, encoder_state = step_with_layer(self.model.encoder, x, encoder_state, self.aligner.layer)
+        else:
+            encoded, encoder_state = self.model.encoder.step(x, encoder_state)
         valid = torch.tensor(counts, device=self.device)
         found, search_state = self._search(ready, encoded, valid, search_state)
+        for row, (session, count) in enumerate(zip(ready, counts, strict=True)):
+            if session.details:
+                pieces = session.history.settled if session.history else []
+                session.details.accept(encoded[row, :count], None if layer is None else layer[row, :count], pieces)
         events: dict[int, list[Event]] = {}
         reset = []
         for row, (session, count, (settled, pending, oldest)) in enumerate(zip(ready, counts, found, strict=True)):
             events[id(session)], ended = session.take_symbols(count, settled, pending, oldest)
             if ended and session.endpoint.reset_predictor and not pending:
                 reset.append(row)
+        for row in reset:
+            if details := ready[row].details:
+                details.reset()
         if reset:
             search_state = self._reset(search_state, reset, [ready[row] for row in reset])
         batch.state = (encoder_state, search_state)
@@ -258,6 +300,7 @@ class Recognizer:
         parallel: int = 8,
         endpoint: EndpointConfig | None = None,
         itn: Any = None,
+        details: Details | None = None,
     ) -> list[Transcript]:
         """Recognise recordings; the words do not depend on ``streaming``.
 
@@ -269,7 +312,7 @@ class Recognizer:
                 longer than this is streamed.
             parallel: streams stepped as one batch.
             endpoint: where to cut segments.
-            itn: as for `session`.
+            itn, details: as for `session`.
 
         Returns:
             One transcript a recording, in order.
@@ -285,6 +328,7 @@ class Recognizer:
             parallel=parallel,
             endpoint=endpoint,
             itn=itn,
+            details=details,
         ):
             if isinstance(result, UserError):
                 raise result
@@ -300,18 +344,21 @@ class Recognizer:
         parallel: int = 8,
         endpoint: EndpointConfig | None = None,
         itn: Any = None,
+        details: Details | None = None,
     ) -> Iterator[Transcript | UserError]:
         """As `transcribe`, one by one and in order; a recording that cannot be read gives its error in its place."""
         if not batch_seconds > 0 or parallel < 1:
             raise UserError("batch_seconds must be positive and parallel at least 1")
         config = endpoint or EndpointConfig()
+        if details:
+            SegmentDetails(self, details)  # what is missing is said before any work
         normalizer = as_normalizer(itn)
         sources = as_sources(inputs)
         # a reset of the predictor at endpoints happens between chunks, which only the streaming path has
         if streaming or config.reset_predictor:
-            results = self._stream(enumerate(sources), parallel, config)
+            results = self._stream(enumerate(sources), parallel, config, details)
         else:
-            results = self._whole(sources, batch_seconds, parallel, config)
+            results = self._whole(sources, batch_seconds, parallel, config, details)
         waiting: dict[int, Transcript | UserError] = {}
         following = 0
         for index, result in results:
@@ -323,7 +370,7 @@ class Recognizer:
                 following += 1
 
     def _stream(
-        self, sources: Iterable[tuple[int, Source]], parallel: int, endpoint: EndpointConfig
+        self, sources: Iterable[tuple[int, Source]], parallel: int, endpoint: EndpointConfig, details: Details | None
     ) -> Iterator[tuple[int, Transcript | UserError]]:
         """Results in the order in which recordings end; ``parallel`` of them at a time."""
         remaining = iter(sources)
@@ -335,7 +382,7 @@ class Recognizer:
                 if item is None:
                     more = False
                 else:
-                    session = self.session(endpoint=endpoint, partials=False)
+                    session = self.session(endpoint=endpoint, partials=False, details=details)
                     running.append(_Running(*item, session, item[1].blocks(), []))
             if not running:
                 return
@@ -360,7 +407,12 @@ class Recognizer:
                     yield stream.index, Transcript.of(source.name, stream.segments, seconds)
 
     def _whole(
-        self, sources: list[Source], batch_seconds: float, parallel: int, endpoint: EndpointConfig
+        self,
+        sources: list[Source],
+        batch_seconds: float,
+        parallel: int,
+        endpoint: EndpointConfig,
+        details: Details | None,
     ) -> Iterator[tuple[int, Transcript | UserError]]:
         """Whole recordings in batches of similar length; recordings longer than a batch are streamed."""
         group: list[tuple[int, Source, np.ndarray]] = []
@@ -378,38 +430,44 @@ class Recognizer:
                 continue
             total += seconds
             if total >= READ_AHEAD * batch_seconds:
-                yield from self._batches(group, batch_seconds, endpoint)
+                yield from self._batches(group, batch_seconds, endpoint, details)
                 group, total = [], 0.0
-        yield from self._batches(group, batch_seconds, endpoint)
-        yield from self._stream(long, parallel, endpoint)
+        yield from self._batches(group, batch_seconds, endpoint, details)
+        yield from self._stream(long, parallel, endpoint, details)
 
     def _batches(
-        self, group: list[tuple[int, Source, np.ndarray]], batch_seconds: float, endpoint: EndpointConfig
+        self,
+        group: list[tuple[int, Source, np.ndarray]],
+        batch_seconds: float,
+        endpoint: EndpointConfig,
+        details: Details | None,
     ) -> Iterator[tuple[int, Transcript]]:
         group = sorted(group, key=lambda item: len(item[2]))
         batch: list[tuple[int, Source, np.ndarray]] = []
         for item in group:
             if batch and (len(batch) + 1) * len(item[2]) > batch_seconds * SAMPLE_RATE:
-                yield from self._batch_transcripts(batch, endpoint)
+                yield from self._batch_transcripts(batch, endpoint, details)
                 batch = []
             batch.append(item)
         if batch:
-            yield from self._batch_transcripts(batch, endpoint)
+            yield from self._batch_transcripts(batch, endpoint, details)
 
     def _batch_transcripts(
-        self, batch: list[tuple[int, Source, np.ndarray]], endpoint: EndpointConfig
+        self, batch: list[tuple[int, Source, np.ndarray]], endpoint: EndpointConfig, details: Details | None
     ) -> Iterator[tuple[int, Transcript]]:
-        all_segments = self.recognise([audio for _, _, audio in batch], endpoint)
+        all_segments = self.recognise([audio for _, _, audio in batch], endpoint, details)
         for (index, source, audio), segments in zip(batch, all_segments, strict=True):
             yield index, Transcript.of(source.name, segments, len(audio) / SAMPLE_RATE)
 
     @torch.inference_mode()
     def recognise(
-        self, audio: Sequence[np.ndarray], endpoint: EndpointConfig | None = None
+        self, audio: Sequence[np.ndarray], endpoint: EndpointConfig | None = None, details: Details | None = None
     ) -> list[list[Segment]]:
         """Segments of whole recordings, (S,) float32 at 16 kHz each, as one batch."""
-        encoded, lengths = self.encode(audio)
+        features, frames = self._features(audio)
+        encoded, lengths = self.model.encode(features, frames)
         endpoint = endpoint or EndpointConfig()
+        pieces: list[list[Settled]] = [[] for _ in audio]
         if self.beam is None:
             hypotheses = greedy.greedy_search(self.model, encoded, lengths, self.blank_penalty)
             symbols = [
@@ -417,15 +475,23 @@ class Recognizer:
             ]
         else:
             state = self._initial_search(len(audio), endpoint)
-            symbols, _ = decode(self.beam, encoded, lengths, state)
-        segments = []
-        for row, length in zip(symbols, lengths.tolist(), strict=True):
+            symbols, pieces = decode(self.beam, encoded, lengths, state)
+        layer = None
+        if details and details.aligned_times and self.aligner is not None:
+            layer, _ = layer_outputs(self.model.encoder, features, frames, self.aligner.layer)
+        found = []
+        for i, (row, length) in enumerate(zip(symbols, lengths.tolist(), strict=True)):
             segmenter = Segmenter(self.tokenizer, endpoint)
-            ended: list[Segment] = []
+            segments: list[Segment] = []
             for symbol in row:
-                ended += segmenter.emit(symbol.frame, symbol.token, symbol.log_prob)
-            segments.append(ended + segmenter.advance(length - 1) + segmenter.flush())
-        return segments
+                segments += segmenter.emit(symbol.frame, symbol.token, symbol.log_prob)
+            segments += segmenter.advance(length - 1) + segmenter.flush(length)
+            if details:
+                finisher = SegmentDetails(self, details)
+                finisher.accept(encoded[i, :length], None if layer is None else layer[i, :length], pieces[i])
+                segments = [finisher.finish(segment) for segment in segments]
+            found.append(segments)
+        return found
 
     @torch.inference_mode()
     def nbest(self, audio: Sequence[np.ndarray]) -> list[NBest]:
@@ -441,12 +507,17 @@ class Recognizer:
     @torch.inference_mode()
     def encode(self, audio: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
         """Encoder output (B, T', D) and lengths (B,) of whole recordings, (S,) float32 at 16 kHz each."""
+        encoded: tuple[Tensor, Tensor] = self.model.encode(*self._features(audio))
+        return encoded
+
+    def _features(self, audio: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
+        """(B, T, 80) and (B,) frames, on the device of the model."""
         lengths = torch.tensor([len(samples) for samples in audio])
         padded = torch.zeros(len(audio), max(1, int(lengths.max())))
         for row, samples in zip(padded, audio, strict=True):
             row[: len(samples)] = torch.from_numpy(np.ascontiguousarray(samples, dtype=np.float32))
         features, frames = self.fbank(padded, lengths)
-        return self.model.encode(features.to(self.device), frames.to(self.device))
+        return features.to(self.device), frames.to(self.device)
 
     def _initial_state(self, batch: int) -> Any:
         return self.model.encoder.initial_state(batch), self._initial_search(batch, EndpointConfig())

@@ -21,6 +21,7 @@ from asr.decoding.results import Segment
 from asr.decoding.words import NEVER
 from asr.errors import UserError
 from asr.features import NUM_MEL_BINS, SAMPLE_RATE, SUBSAMPLING, StreamingFbank
+from asr.streaming.details import Details, SegmentDetails
 from asr.streaming.endpointing import EndpointConfig, Segmenter
 from asr.streaming.events import Event, Final, Partial
 from asr.streaming.written import SegmentWriter
@@ -46,6 +47,7 @@ class Session:
         endpoint: EndpointConfig,
         partials: bool = True,
         normalizer: Normalizer | None = None,
+        details: Details | None = None,
     ):
         self.recognizer = recognizer
         self.endpoint = endpoint
@@ -53,6 +55,7 @@ class Session:
         self._partials = partials
         self._writer = SegmentWriter(normalizer) if normalizer else None
         self._segmenter = Segmenter(recognizer.tokenizer, endpoint)
+        self.details = SegmentDetails(recognizer, details) if details else None
         self._fbank = StreamingFbank(recognizer.fbank)
         self._features = torch.zeros(0, NUM_MEL_BINS)  # (T, 80), from the first frame of the next chunk
         self._resampler: StreamResampler | None = None  # known from the first block on
@@ -182,8 +185,11 @@ class Session:
         self._frame += count
         segments += self._segmenter.advance(min(self._frame, oldest) - 1)
         if self.drained:
-            segments += self._segmenter.flush()
+            segments += self._segmenter.flush(self._frame)
             self._finished = True
+        if self.details:
+            segments = [self.details.finish(segment) for segment in segments]
+            self.details.forget(min(oldest, self._segmenter.first if self._segmenter.current else self._frame))
         if self._writer:
             segments = [self._writer.segment(segment) for segment in segments]
         events: list[Event] = [Final.of(segment) for segment in segments]

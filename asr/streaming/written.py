@@ -56,7 +56,7 @@ class SegmentWriter:
 
     def _begin(self) -> None:
         self._stream = self._normalizer.stream()
-        self._pushed = 0
+        self._words: list[str] = []  # pushed
         self._spans: list[Span] = []
 
     def partial(self, words: Sequence[Word], unstable: Sequence[Word] = ()) -> str:
@@ -64,16 +64,22 @@ class SegmentWriter:
 
         All words are in it: those that may still become part of a number, and the unstable ones, are as spoken.
         """
-        for word in words[self._pushed :]:
+        for word in words[len(self._words) :]:
             self._spans += self._stream.push(word.word, word.start, word.end).spans
-            self._pushed += 1
+            self._words.append(word.word)
         return " ".join(filter(None, (self._stream.known, *(word.word for word in unstable))))
 
     def segment(self, segment: Segment) -> Segment:
-        """The finished segment with its written text and spans."""
+        """The finished segment with its written text and spans, whose times are those of its words."""
+        if self._words != [word.word for word in segment.words[: len(self._words)]]:
+            self._begin()  # rescoring has changed its mind
         self.partial(segment.words)
         self._spans += self._stream.finish().spans
-        written = replace(segment, written=self._stream.text, spans=tuple(self._spans))
+        spans = [
+            replace(span, start_time=segment.words[span.start].start, end_time=segment.words[span.end - 1].end)
+            for span in self._spans
+        ]
+        written = replace(segment, written=self._stream.text, spans=tuple(spans))
         self._begin()
         return written
 

@@ -26,7 +26,7 @@ def test_json_has_exactly_the_documented_keys():
     found = json.loads(WRITERS["json"].render([TRANSCRIPT]))
     assert set(found) == {"audio", "text", "words", "segments"}
     assert found["words"][0] == {"word": "hello", "start": 0.4, "end": 0.64, "confidence": 0.9123}
-    assert found["segments"][1] == {"text": "again", "start": 3661.0, "end": 3661.04}
+    assert found["segments"][1] == {"text": "again", "start": 3661.0, "end": 3661.04, "closed": 0.0, "reason": "end"}
     assert json.loads(WRITERS["json"].render([TRANSCRIPT], several=True)) == [found]
     assert len(json.loads(WRITERS["json"].render([TRANSCRIPT, TRANSCRIPT]))) == 2
 

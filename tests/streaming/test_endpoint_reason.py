@@ -16,7 +16,7 @@ def test_each_rule_says_its_name():
     frames = [(0, piece), (5, tokenizer.endpoint_id), (10, piece), *((f, piece) for f in range(40, 102, 3))]
     for frame, token in frames:
         found += segmenter.emit(frame, token, -0.1)
-    found += segmenter.advance(101) + segmenter.flush()
+    found += segmenter.advance(101) + segmenter.flush(102)
     assert [segment.reason for segment in found] == ["token", "silence", "length", "end"]
     # too little speech for silence: a pause beyond the longest segment is a matter of length
     segmenter = Segmenter(tokenizer, EndpointConfig(0.8, 2.0, min_speech=1.0))

@@ -25,7 +25,7 @@ def run(events, last, config, step=1):
             if frame in at:
                 segments += segmenter.emit(frame, at[frame], -0.1)
         segments += segmenter.advance(begin + step - 1)
-    return [segment.text for segment in segments + segmenter.flush()]
+    return [segment.text for segment in segments + segmenter.flush(1000)]
 
 
 @pytest.mark.parametrize("step", [1, 4, 16])
@@ -65,7 +65,7 @@ def test_an_endless_word_is_cut_at_twice_the_length():
     middle = next(i for i in range(1, tokenizer.vocab_size) if not tokenizer.is_word_start(i))
     segmenter = Segmenter(tokenizer, EndpointConfig(None, 1.0))
     segments = [segment for frame in range(500) for segment in segmenter.emit(frame, middle, 0.0)]
-    text = "".join(segment.text for segment in segments + segmenter.flush())
+    text = "".join(segment.text for segment in segments + segmenter.flush(10000))
     assert len(segments) == 9 and text == tokenizer.decode([middle] * 500).replace(" ", "")
 
 
@@ -97,7 +97,7 @@ def symbols(config, emissions, last, endpoint=True, step=1):
             if frame in at:
                 segments += segmenter.emit(frame, *at[frame])
         segments += segmenter.advance(begin + step - 1)
-    return [(segment.text, segment.end) for segment in segments + segmenter.flush()]
+    return [(segment.text, segment.end) for segment in segments + segmenter.flush(1000)]
 
 
 @pytest.mark.parametrize("step", [1, 4, 7])

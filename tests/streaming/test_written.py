@@ -108,7 +108,9 @@ def test_json(transcript):
         "start_time": 1.0, "end_time": 2.4,
     }  # fmt: skip
     assert found["spans"][2]["start"] == 9
-    assert found["segments"][1] == {"text": "10 people", "spoken": "ten people", "start": 10.0, "end": 11.0}
+    assert found["segments"][1] == {
+        "text": "10 people", "spoken": "ten people", "start": 10.0, "end": 11.0, "closed": 0.0, "reason": "end",
+    }  # fmt: skip
 
 
 def test_no_subtitle_is_cut_inside_a_span():
