@@ -7,9 +7,10 @@ below its peak (much more than 30, and the background of some recordings counts 
 after the speech of other people's recordings, at the level they had below that speech. So every start and end is
 known to the sample.
 
-Three rows: emission (what the recogniser says without a branch), aligned (the same words after `correct_segment`), and
-text (all words of the known text after forced alignment). The first two count the words that were recognised rightly.
-Goal: a mean error of at most 50 ms (arXiv 2105.00858).
+Rows: emission (what the recogniser says without a branch), aligned (the same words with `Details(aligned_times=True)`), streamed (the same
+in sessions), and text (all words of the known text after forced alignment). All but the last count the words that were recognised
+rightly. Goal: a mean error of at most 50 ms (arXiv 2105.00858). What details of segments cost is measured as the time of streaming the same
+recordings with and without them, in alternating rounds.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import argparse
 import difflib
 import json
 import platform
+import statistics
 import sys
 import time
 from pathlib import Path
@@ -31,10 +33,11 @@ import asr
 from asr.audio import load_audio
 from asr.decoding.align import layer_output
 from asr.decoding.alignment import Aligner
-from asr.decoding.words import FRAME_SECONDS
+from asr.decoding.beam import SearchConfig
 from asr.features import SAMPLE_RATE
 from asr.pretrained import resolve
 from asr.scoring.manifest import read_manifest
+from asr.streaming import Details
 from asr.training.branch_data import quiet_stretches, speech_edges
 
 Truth = list[tuple[str, float, float]]
@@ -103,6 +106,27 @@ def figures(pairs: list[tuple[float, float]]) -> dict[str, float]:
     return result
 
 
+def costs(model: str, audios: list[np.ndarray], rounds: int) -> dict[str, float]:
+    """Time of streaming with details over that without them: median of rounds in which all take turns."""
+    greedy, beam = asr.load(model), asr.load(model, search=SearchConfig("modified_beam", beam=4))
+    kinds = {
+        "aligned times": (greedy, Details(aligned_times=True)),
+        "confidence": (greedy, Details(confidence=True)),
+        "beam 4: alternatives": (beam, Details(alternatives=4)),
+        "beam 4: all": (beam, Details(aligned_times=True, confidence=True, alternatives=4)),
+    }
+    ratios: dict[str, list[float]] = {name: [] for name in kinds}
+    for _ in range(rounds):
+        for name, (recognizer, details) in kinds.items():
+            spent = []
+            for chosen in (None, details):
+                began = time.perf_counter()
+                recognizer.transcribe(audios, streaming=True, parallel=1, details=chosen)
+                spent.append(time.perf_counter() - began)
+            ratios[name].append(spent[1] / spent[0])
+    return {name: round(statistics.median(values), 3) for name, values in ratios.items()}
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
@@ -115,6 +139,7 @@ def main() -> None:
     parser.add_argument("--strings", type=int, default=80)
     parser.add_argument("--words", type=int, default=6, help="in a string")
     parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=5, help="of timing")
     parser.add_argument("--format", choices=("table", "json"), default="table")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -127,30 +152,23 @@ def main() -> None:
     corpus, _, split = args.pauses_from.partition(":")
     pauses = read_pauses(args.data / corpus, split)
     order = np.concatenate([rng.permutation(len(single)) for _ in range(args.strings * args.words // len(single) + 1)])
-    before, after, text = [], [], []
-    total = reference = spent = 0.0
-    for n in range(args.strings):
-        audio, truth = splice([single[i] for i in order[n * args.words : (n + 1) * args.words]], pauses, rng)
+    before, after, streamed, text = [], [], [], []
+    total = reference = 0.0
+    details = Details(aligned_times=True)
+    strings = [splice([single[i] for i in order[n * args.words : (n + 1) * args.words]], pauses, rng) for n in range(args.strings)]
+    for audio, truth in strings:
         total += len(audio) / SAMPLE_RATE
         reference += len(truth)
-        segments = recognizer.transcribe(audio)[0].segments
-        began = time.process_time()
         encoded = layer_output(recognizer.model, recognizer.fbank, audio, aligner.layer)
         found = aligner.align(aligner.log_probs(encoded), [word for word, _, _ in truth])
-        spent += time.process_time() - began
         text += errors(truth, [word[:3] for word in found])
-        emitted, corrected, first = [], [], 0
-        for i, segment in enumerate(segments):
-            # a segment's audio reaches at most to the first emission of the next one
-            last = round(segments[i + 1].start / FRAME_SECONDS) if i + 1 < len(segments) else len(encoded)
-            corrected += aligner.correct_segment(segment.words, encoded[first:last], first)
-            emitted += segment.words
-            first = round(segment.end / FRAME_SECONDS)
-        before += errors(truth, [(w.word, w.start, w.end) for w in emitted])
-        after += errors(truth, [(w.word, w.start, w.end) for w in corrected])
-    report = {"emission": figures(before), "aligned": figures(after), "text": figures(text)}
+        for rows, options in ((before, {}), (after, {"details": details}), (streamed, {"details": details, "streaming": True})):
+            words = recognizer.transcribe(audio, **options)[0].words
+            rows += errors(truth, [(w.word, w.start, w.end) for w in words])
+    cost = costs(args.model, [audio for audio, _ in strings[:20]], args.rounds)
+    report = {"emission": figures(before), "aligned": figures(after), "streamed": figures(streamed), "text": figures(text)}
     if args.format == "json":
-        print(json.dumps({"reference_words": int(reference), "audio_seconds": round(total, 1), **report}, indent=2))
+        print(json.dumps({"reference_words": int(reference), "audio_seconds": round(total, 1), **report, "time": cost}, indent=2))
         return
     print(f"{args.words_from} {args.split}, pauses of {args.pauses_from}: {reference:.0f} words in {total:.0f} s")
     print(
@@ -165,9 +183,8 @@ def main() -> None:
                 for edge, width in (("start", 10), ("end", 9))
             )
         )
-    print(
-        f"branch and alignment: real-time factor {spent / total:.4f} on one thread ({platform.processor() or platform.machine()})"
-    )
+    print("time of streaming with them, without = 1 (one thread, " + (platform.processor() or platform.machine()) + "):")
+    print("  " + ", ".join(f"{name} {ratio:.2f}" for name, ratio in cost.items()))
 
 
 if __name__ == "__main__":

@@ -8,8 +8,10 @@ import pytest
 import asr
 from asr.audio import load_audio
 from asr.pretrained import list_pretrained
+from asr.scoring.calibration import normalised_cross_entropy
 from asr.scoring.manifest import read_manifest
-from asr.streaming import Final
+from asr.streaming import Details, Final
+from asr.training.confidence import label_words
 from tests.toy import toy_recognizer
 
 
@@ -69,3 +71,21 @@ def test_digits_in_batches_and_streams(real_data, digits):
     together = digits.transcribe(audio, streaming=True, parallel=4)
     assert [times(t.words) for t in offline] == [times(t.words) for t in together]
     assert sum(len(t.words) for t in offline) > 20
+
+
+def test_details_of_real_digits(real_data, digits):
+    """Streams give the times and confidences of whole recordings; the shipped confidence says more than the plain probability."""
+    items = read_manifest(real_data / "phone_numbers", split="dev")
+    mapping = {"oh": "zero", "o": "zero"}
+    details = Details(aligned_times=True, confidence=True)
+    audio = [item.audio for item in items]
+    offline = digits.transcribe(audio, details=details)
+    streamed = digits.transcribe(audio, details=details, streaming=True)
+    assert [times(t.words) for t in offline] == [times(t.words) for t in streamed]
+    right, sure, plain = [], [], []
+    for item, transcript, emitted in zip(items, offline, digits.transcribe(audio), strict=True):
+        assert [w.word for w in transcript.words] == [w.word for w in emitted.words]
+        right += label_words(item.text, [w.word for w in transcript.words], mapping)
+        sure += [w.confidence for w in transcript.words]
+        plain += [w.confidence for w in emitted.words]
+    assert normalised_cross_entropy(sure, right) > max(0.0, normalised_cross_entropy(plain, right))
