@@ -15,6 +15,8 @@ BLOCK = 1024  # frames whose back-pointers are held at a time
 MOST_SHIFT = 8  # states by which the band may move from a frame to the next
 NONE = -1  # word of a state that belongs to none
 FLOOR = -1e30  # a state that cannot be reached; minus infinity would give NaN
+TIE = 2e-3  # nats a frame that every other word is worth more: where a boundary may lie in any of several frames, the noise of sums must not
+# decide, or a stream would differ from the whole recording
 
 
 class AlignmentError(ValueError):
@@ -140,6 +142,7 @@ class _Band:
         self.width = min(width, len(graph.symbols))
         self.total = len(graph.symbols)
         self.skip = np.where(graph.skip, 0.0, FLOOR).astype(np.float32)
+        self.bias = np.where((graph.words != NONE) & (graph.words % 2 == 1), TIE, 0.0).astype(np.float32)
         self.buffer = np.full(self.width + 2 + MOST_SHIFT, FLOOR, dtype=np.float32)
         self.scores = self.buffer[2 : 2 + self.width]  # a view: what lies beside it stays unreachable
         self.low = 0
@@ -147,7 +150,7 @@ class _Band:
     def begin(self, starts: int) -> None:
         self.scores[:] = FLOOR
         starts = min(starts, self.width)
-        self.scores[:starts] = self.log_probs[0, self.symbols[:starts]]
+        self.scores[:starts] = self.log_probs[0, self.symbols[:starts]] + self.bias[:starts]
 
     def step(self, t: int, low: int, pointers: np.ndarray) -> None:
         """Frame t, with the band at ``low``; fills ``pointers`` (width,) with 0, 1 or 2: states moved."""
@@ -163,6 +166,7 @@ class _Band:
         np.copyto(pointers, moved)
         pointers[skipped] = 2
         best += self.log_probs[t, self.symbols[low : low + w]]
+        best += self.bias[low : low + w]
         np.maximum(best, FLOOR, out=best)
         self.scores[:] = best
 
