@@ -94,14 +94,15 @@ class SegmentDetails:
         self._pieces: list[_Piece] = []
         self._known = 0  # symbols in pieces
         self._taken = 0  # symbols in finished segments
-        self._score = 0.0  # of the stream, at the end of the last piece
+        self._score: float  # of the stream, at the end of the last piece
         self._from = 0  # frame at which the next segment may begin
         self._state: Any = None  # of the predictor after the finished segments
         self.reset()
 
     @torch.inference_mode()
     def reset(self) -> None:
-        """The search has forgotten what was said."""
+        """The search has forgotten what was said, and counts from 0 again."""
+        self._score = 0.0
         if self.details.confidence:
             start = torch.zeros(1, dtype=torch.int64, device=self._device)
             self._state = self._model.predictor.step(start, self._model.predictor.initial_state(1))
@@ -170,7 +171,7 @@ class SegmentDetails:
 
     def _nbest(self, symbols: Sequence[Symbol], closed: int) -> NBest:
         """The hypotheses of the segment of these symbols. Pieces of the search and segments mostly coincide; where a segment ends
-        within a piece, its part of it is what the search held for best."""
+        within a piece, its part of it is what the search held for best, at no price."""
         first, last = self._taken, self._taken + len(symbols)
         self._taken = last
         parts, at = [], first

@@ -147,6 +147,14 @@ def test_scores_of_segments_add_up_to_that_of_the_recording():
     assert sum(s.alternatives[0].score for s in segments) == pytest.approx(last.nbest[0].score, abs=0.01)
 
 
+def test_scores_begin_anew_where_the_predictor_does():
+    recognizer = toy_recognizer(search=SearchConfig("modified_beam", beam=4, blank_penalty=7.0))
+    config = EndpointConfig(trailing_silence=0.2, max_segment=1.0, reset_predictor=True)
+    segments = recognizer.transcribe(babble(8.0, seed=4), endpoint=config, details=Details(alternatives=4))[0].segments
+    assert len(segments) > 3
+    assert all(reading.score <= 0 for segment in segments for reading in segment.alternatives)
+
+
 def test_confidence_is_that_of_the_whole_recording():
     """Through a session, segment by segment, the features are those that the confidence model was trained with."""
     for kind in ("greedy", "modified_beam"):
