@@ -282,13 +282,12 @@ class Recognizer:
             encoded, encoder_state = self.model.encoder.step(x, encoder_state)
         valid = torch.tensor(counts, device=self.device)
         found, search_state = self._search(ready, encoded, valid, search_state)
-        for row, (session, count) in enumerate(zip(ready, counts, strict=True)):
+        for row, (session, count, pieces) in enumerate(zip(ready, counts, (pieces for *_, pieces in found), strict=True)):
             if session.details:
-                pieces = session.history.settled if session.history else []
                 session.details.accept(encoded[row, :count], None if layer is None else layer[row, :count], pieces)
         events: dict[int, list[Event]] = {}
         reset = []
-        for row, (session, count, (settled, pending, oldest)) in enumerate(zip(ready, counts, found, strict=True)):
+        for row, (session, count, (settled, pending, oldest, _)) in enumerate(zip(ready, counts, found, strict=True)):
             events[id(session)], ended = session.take_symbols(count, settled, pending, oldest)
             if ended and session.endpoint.reset_predictor and not pending:
                 reset.append(row)
@@ -541,14 +540,15 @@ class Recognizer:
 
     def _search(
         self, sessions: list[Session], encoded: Tensor, valid: Tensor, state: Any
-    ) -> tuple[list[tuple[list[Symbol], list[Symbol], int]], Any]:
-        """Search a chunk of every session: (settled symbols, pending ones, the first frame that may change) each; the state."""
-        found: list[tuple[list[Symbol], list[Symbol], int]] = []
+    ) -> tuple[list[tuple[list[Symbol], list[Symbol], int, list[Settled]]], Any]:
+        """Search a chunk of every session: (settled symbols, pending ones, the first frame that may change, settled pieces) each; the
+        state."""
+        found: list[tuple[list[Symbol], list[Symbol], int, list[Settled]]] = []
         if self.beam is None:
             tokens, log_probs, state = greedy.step(self.model, encoded, valid, state, self.blank_penalty)
             for session, ids, scores in zip(sessions, tokens.tolist(), log_probs.tolist(), strict=True):
                 pairs = enumerate(zip(ids, scores, strict=True), session.frame)
-                found.append(([Symbol(token, frame, score) for frame, (token, score) in pairs if token], [], NEVER))
+                found.append(([Symbol(token, frame, score) for frame, (token, score) in pairs if token], [], NEVER, []))
             return found, state
         block, state = self.beam.step(encoded, valid, state)
         ranks = self.beam.ranking(state).tolist() if any(session.drained for session in sessions) else []
@@ -557,9 +557,11 @@ class Recognizer:
             history = session.history
             assert history is not None
             settled = history.accept(*(part[:count] for part in parts))
+            pieces = history.settled
             if session.drained:
                 settled += history.finish(ranks[row])
-            found.append((settled, history.pending(), history.oldest()))
+                pieces = pieces + history.settled
+            found.append((settled, history.pending(), history.oldest(), pieces))
         return found, state
 
     def _row(self, session: Session) -> Any:
