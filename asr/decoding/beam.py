@@ -24,10 +24,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from asr.decoding.beam_state import BeamBlock, BeamState, LSTMRows, StatelessRows
 from asr.decoding.fusion import Fusion
 from asr.decoding.words import NEVER
 from asr.errors import UserError
-from asr.models.predictor import LSTMState, StatelessPredictor, StatelessState
+from asr.models.predictor import StatelessPredictor
 
 BLANK = 0
 KINDS = ("greedy", "modified_beam", "beam")
@@ -60,83 +61,6 @@ class SearchConfig:
         for name in ("blank_penalty", "ilm_scale"):
             if not math.isfinite(getattr(self, name)):
                 raise UserError(f"{name} must be a finite number, not {getattr(self, name)}")
-
-
-class BeamState(NamedTuple):
-    """What the search remembers of B streams; fixed shapes, hypotheses sorted by score, the best first.
-
-    Attributes:
-        scores: (B, K) log-probability of each history with all that was added; -inf: no hypothesis.
-        hashes: (B, K, 2) int64 of the history, and of the history without its last symbol.
-        last: (B, K) int64 last symbol; blank: none yet.
-        quiet: (B, K) int64 frames since the last symbol.
-        age: (B, K) int64 frames since the first symbol after all hypotheses but one were dropped; -1: none yet.
-        limits: (B, 2) int64 the quiet and the age at which all hypotheses but the best are dropped.
-        projected: (B, K, J) predictor output after the joiner's projection.
-        bonus: (B, K, V) what is added to each symbol's log-probability, or (B, K, 0).
-        predictor: state of the predictor, (B, K, ...) each.
-        fusion: state of the fusion, (B, K, ...) each.
-    """
-
-    scores: Tensor
-    hashes: Tensor
-    last: Tensor
-    quiet: Tensor
-    age: Tensor
-    limits: Tensor
-    projected: Tensor
-    bonus: Tensor
-    predictor: list[Tensor]
-    fusion: list[Tensor]
-
-
-class BeamBlock(NamedTuple):
-    """What the search did with a block of frames: enough to follow every hypothesis back (`asr.decoding.nbest`).
-
-    Attributes:
-        parents: (B, U, K) int64 place of the hypothesis before the frame.
-        tokens: (B, U, K, S) int64 symbols emitted in the frame, blanks behind them.
-        log_probs: (B, U, K, S) of these symbols, the model's own.
-        ranks: (B, U, K) scores, with what is added at the end of a segment where ``settled``.
-        settled: (B, U) bool whether all hypotheses but the best were dropped after the frame.
-    """
-
-    parents: Tensor
-    tokens: Tensor
-    log_probs: Tensor
-    ranks: Tensor
-    settled: Tensor
-
-
-class LSTMRows(nn.Module):
-    """An LSTM predictor whose state is a list of tensors with the batch first."""
-
-    def __init__(self, predictor: nn.Module):
-        super().__init__()
-        self.predictor = predictor
-
-    def initial_state(self, batch: int) -> list[Tensor]:
-        state = self.predictor.initial_state(batch)  # type: ignore[operator]
-        return [state.hidden.transpose(0, 1), state.cell.transpose(0, 1)]
-
-    def step(self, tokens: Tensor, state: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        out, after = self.predictor.step(tokens, LSTMState(state[0].transpose(0, 1), state[1].transpose(0, 1)))  # type: ignore[operator]
-        return out, [after.hidden.transpose(0, 1), after.cell.transpose(0, 1)]
-
-
-class StatelessRows(nn.Module):
-    """A stateless predictor whose state is a list of tensors with the batch first."""
-
-    def __init__(self, predictor: nn.Module):
-        super().__init__()
-        self.predictor = predictor
-
-    def initial_state(self, batch: int) -> list[Tensor]:
-        return [self.predictor.initial_state(batch).tokens]  # type: ignore[operator]
-
-    def step(self, tokens: Tensor, state: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        out, after = self.predictor.step(tokens, StatelessState(state[0]))  # type: ignore[operator]
-        return out, [after.tokens]
 
 
 class Rows(NamedTuple):
@@ -189,8 +113,8 @@ class BeamSearch(nn.Module):
         super().__init__()
         if config.kind == "greedy":
             raise ValueError("greedy search is asr.decoding.greedy")
-        stateless = isinstance(model.predictor, StatelessPredictor)
-        self.predictor = StatelessRows(model.predictor) if stateless else LSTMRows(model.predictor)
+        self.stateless = isinstance(model.predictor, StatelessPredictor)
+        self.predictor = StatelessRows(model.predictor) if self.stateless else LSTMRows(model.predictor)
         self.joiner = model.joiner
         self.fusion = fusion if fusion is not None else Fusion()
         self.modified = config.kind == "modified_beam"
@@ -200,7 +124,7 @@ class BeamSearch(nn.Module):
         self.blank_penalty = float(config.blank_penalty)
         self.ilm_scale = float(config.ilm_scale)
         self.endpoint_id = endpoint_id
-        self.lists = True  # on the CPU: the modified beam of `asr.decoding.beam_lists`, the same and faster
+        self.lists = True  # on the CPU: `asr.decoding.beam_lists`, the same and faster
         # constants of the file, where TorchScript finds them
         self.blank, self.dead, self.hash, self.never = BLANK, DEAD, HASH, NEVER
         work = self.joiner.output.in_features * self.joiner.output.out_features
@@ -249,7 +173,7 @@ class BeamSearch(nn.Module):
             state: as left by the previous block, or `initial_state`.
         """
         if not torch.jit.is_scripting():
-            if self.modified and encoder_out.device.type == "cpu" and self.lists:
+            if self.lists and encoder_out.device.type == "cpu":
                 return self._step_lists(encoder_out, valid, state)
         batch, block = encoder_out.size(0), encoder_out.size(1)
         beam, symbols = self.beam, self.symbols
@@ -497,12 +421,17 @@ class BeamSearch(nn.Module):
 
     def _bonus(self, out: Tensor, fusion: list[Tensor]) -> Tensor:
         """(N, V) what is added to each symbol after histories with predictor output ``out`` (N, P); (N, 0): nothing."""
-        scores = self.fusion.scores(fusion)
-        if self.ilm_scale != 0.0:
-            internal = self.joiner.internal_lm_logits(out).float().log_softmax(-1) * -self.ilm_scale
-            internal = torch.nn.functional.pad(internal, [1, 0])
-            scores = internal if scores.size(-1) == 0 else scores + internal
-        return scores if scores.size(-1) > 0 else out.new_zeros([out.size(0), 0])
+        scores, internal = self.fusion.scores(fusion), self.internal(out)
+        if scores.size(-1) == 0 or internal.size(-1) == 0:
+            return internal if scores.size(-1) == 0 else scores
+        return scores + internal
+
+    def internal(self, out: Tensor) -> Tensor:
+        """(N, V) what is taken off for the internal language model; (N, 0): nothing."""
+        if self.ilm_scale == 0.0:
+            return out.new_zeros([out.size(0), 0])
+        scores = self.joiner.internal_lm_logits(out).float().log_softmax(-1) * -self.ilm_scale
+        return torch.nn.functional.pad(scores, [1, 0])
 
     def _rows(self, state: BeamState, block: int) -> Rows:
         """The hypotheses of the state, and room for those that come."""

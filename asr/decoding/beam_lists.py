@@ -1,202 +1,476 @@
-"""The modified beam of `asr.decoding.beam` on the CPU, its bookkeeping in plain Python: the same results, several times faster.
+"""The searches of `asr.decoding.beam` on the CPU, their bookkeeping in plain Python: the same results, many times faster.
 
 A frame has a handful of candidates. For tensors of that size the calls cost more than the numbers: some hundred calls a frame against a few
-dozen steps of Python. So joiner, predictor and fusion run in torch, a batch and a block at once as there, and what is done with their
-answers are lists. The tensors of `BeamSearch` remain what TorchScript and GPUs run.
+dozen steps of Python. So joiner, predictor and fusion run in torch, several hypotheses, streams and frames at once, and what is done with
+their answers are lists. The tensors of `BeamSearch` remain what TorchScript and GPUs run.
 
-Legend as there: B streams, K hypotheses, U frames of a block, V symbols.
+What was computed once is kept: a stream remembers histories that fell out of the beam (they often come back a frame later) and, for a
+predictor that sees only the last symbols, its output for these symbols and the joiner's rows, which all histories that end in them share.
+This memory belongs to one stream: it goes from block to block with the `BeamState` that `step` returned, and is left behind when that state
+is taken apart, stacked with others or used twice; then the tensors of the state say everything, as they do for the other search.
+
+Legend as there: B streams, K hypotheses, U frames of a block, U' frames the joiner has run for, V symbols, C candidates of a row.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Generator, Sequence
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from asr.decoding.beam_state import BeamBlock, BeamState
+from asr.decoding.fusion import Fusion
+
 if TYPE_CHECKING:
-    from asr.decoding.beam import BeamBlock, BeamSearch, BeamState
+    from asr.decoding.beam import BeamSearch
 
 WORD = (1 << 64) - 1
 SIGN = 1 << 63
+MANY_HISTORIES = 16  # remembered for every place of the beam
+MANY_CONTEXTS = 512  # outputs of a stateless predictor remembered by a stream
+NOTHING = np.zeros((0, 0), np.float32)
+
+_by_score: Any = itemgetter(0)
+
+
+class _Rows:
+    """What the joiner says of the frames of a block from ``base`` on."""
+
+    __slots__ = ("base", "best", "blank", "emit", "ids", "log_probs", "top")
+
+    base: int
+    blank: list[float]  # by frame of the block (0 before ``base``): its length is the first frame that is missing
+    top: list[float]  # by frame of the block: the largest of ``emit``
+    best: list[list[float]]  # [U'][C] the largest of ``emit``, in order
+    ids: list[list[int]]  # [U'][C] their symbols, less one
+    emit: np.ndarray  # (U', V) log-probability of each symbol and what is added to it
+    log_probs: np.ndarray  # (U', V) log-probability, the model's own
+
+    def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        """Another block has begun."""
+        self.base = 0
+        self.blank = self.top = []
+        self.best = []
+        self.ids = []
+        self.emit = self.log_probs = NOTHING
+
+
+class _Context:
+    """A predictor output, and what follows from it alone."""
+
+    __slots__ = ("bonus", "key", "predictor", "projected", "rows")
+
+    def __init__(self, projected: Tensor, bonus: Tensor, predictor: list[Tensor], key: tuple[int, ...]):
+        self.projected = projected  # (J,)
+        self.bonus = bonus  # (V,) of the internal language model; (0,): nothing
+        self.predictor = predictor  # its state
+        self.key = key  # stateless: the symbols that it will see beside the next one
+        self.rows = _Rows()
+
+
+class _History:
+    """The symbols so far, known by their hash."""
+
+    __slots__ = ("bonus", "context", "fusion", "hash", "last", "parent_hash", "rows")
+
+    context: _Context
+    bonus: Tensor  # (V,) all that is added; (0,): nothing
+    fusion: list[Tensor]
+    rows: _Rows  # those of the context, unless there is a fusion
+
+    def __init__(self, hash_: int, parent_hash: int, last: int):
+        self.hash, self.parent_hash, self.last = hash_, parent_hash, last
+
+    def place(self, context: _Context, bonus: Tensor, fusion: list[Tensor], fused: bool) -> None:
+        self.context, self.bonus, self.fusion = context, bonus, fusion
+        self.rows = _Rows() if fused else context.rows
 
 
 class _Hypothesis:
-    """A row of the state, and what the joiner said of it from frame ``base`` of the block on."""
+    """A place of the beam."""
 
-    __slots__ = (
-        "age", "base", "best", "blank", "bonus", "emit", "fusion", "hash", "ids", "last", "parent_hash", "predictor", "projected", "quiet",
-        "score",
-    )  # fmt: skip
+    __slots__ = ("born", "history", "score", "since")
 
-    score: float
-    hash: int
-    parent_hash: int
-    last: int
-    quiet: int
-    age: int
-    projected: Tensor  # (J,)
-    bonus: Tensor  # (V,) or (0,)
-    predictor: list[Tensor]
-    fusion: list[Tensor]
-    base: int
-    blank: list[float]
-    best: list[list[float]]
-    ids: list[list[int]]
-    emit: Tensor  # (U', V)
-
-    def __init__(self) -> None:
-        self.base, self.blank = 0, []
+    def __init__(self, score: float, history: _History, since: int, born: int | None):
+        self.score = score
+        self.history = history
+        self.since = since  # frame of the last symbol
+        self.born = born  # frame of the first symbol after all hypotheses but one were dropped; None: none yet
 
 
+class _Extend:
+    """What a stream needs: predictor and fusion of new histories, each with the one that it comes from."""
+
+    def __init__(self, stream: _Stream, pairs: list[tuple[_History, _History]]):
+        self.stream, self.pairs = stream, pairs
+
+
+class _Join:
+    """What a stream needs: the joiner for these histories from frame ``t`` on."""
+
+    def __init__(self, stream: _Stream, histories: list[_History], t: int):
+        self.stream, self.histories, self.t = stream, histories, t
+
+
+Steps = Generator["_Extend | _Join", None, None]
+
+
+class _Remembered(BeamState):
+    """A state and the streams that it was written from, in a list for whoever comes first; copies are plain states."""
+
+    streams: list[list[_Stream]]
+
+    def __reduce__(self) -> tuple:
+        return BeamState, tuple(self)
+
+
+@torch.no_grad()
 def step_lists(search: BeamSearch, encoder_out: Tensor, valid: Tensor, state: BeamState) -> tuple[BeamBlock, BeamState]:
-    """`BeamSearch.step` of a modified beam."""
-    from asr.decoding.beam import BeamBlock
-
+    """`BeamSearch.step`."""
     encoder = search.joiner.project_encoder(encoder_out)
-    block = encoder.size(1)
-    tables = [tensor.tolist() for tensor in (state.scores, state.hashes, state.last, state.quiet, state.age, state.limits)]
-    outputs, beams = [], []
-    for row, count in enumerate(valid.tolist()):
-        scores, hashes, last, quiet, age, limits = (table[row] for table in tables)
-        beam = []
-        for k, score in enumerate(scores):
-            if score == -math.inf:
-                break
-            h = _Hypothesis()
-            h.score, h.last, h.quiet, h.age = score, last[k], quiet[k], age[k]
-            h.hash, h.parent_hash = hashes[k]
-            h.projected, h.bonus = state.projected[row, k], state.bonus[row, k]
-            h.predictor = [tensor[row, k] for tensor in state.predictor]
-            h.fusion = [tensor[row, k] for tensor in state.fusion]
-            beam.append(h)
-        frames = _Stream(search, encoder[row], beam, limits).run(count)
-        same = list(range(search.beam))
-        idle = (same, [[0]] * search.beam, [[0.0]] * search.beam, [h.score for h in beam], False)
-        outputs.append(frames + [idle] * (block - count))
-        beams.append(beam)
-    return BeamBlock(*_padded(outputs, search.beam)), _state(state, beams, search.beam)
+    output = _Output(encoder.size(0), encoder.size(1), search.beam, search.symbols)
+    streams = _streams(search, state)
+    waiting = []
+    for row, (stream, count, limits) in enumerate(zip(streams, valid.tolist(), state.limits.tolist(), strict=True)):
+        run = stream.run(encoder[row, :count], limits, output, row)
+        if (request := next(run, None)) is not None:
+            waiting.append((run, request))
+    while waiting:  # every stream has gone on to what it needs next; all get it together
+        if extends := [request for _, request in waiting if isinstance(request, _Extend)]:
+            _extend(search, extends)
+        if joins := [request for _, request in waiting if isinstance(request, _Join)]:
+            _join(search, joins)
+        waiting = [(run, request) for run, _ in waiting if (request := next(run, None)) is not None]
+    return output.block(), _state(state, streams, search.beam)
+
+
+class _Output:
+    """The arrays of a `BeamBlock`; places without a hypothesis point to themselves."""
+
+    def __init__(self, batch: int, block: int, beam: int, symbols: int):
+        self.parents = np.empty((batch, block, beam), np.int64)
+        self.parents[:] = np.arange(beam)
+        self.tokens = np.zeros((batch, block, beam, symbols), np.int64)
+        self.log_probs = np.zeros((batch, block, beam, symbols), np.float32)
+        self.ranks = np.full((batch, block, beam), -np.inf, np.float32)
+        self.settled = np.zeros((batch, block), bool)
+
+    def block(self) -> BeamBlock:
+        return BeamBlock(*map(torch.from_numpy, (self.parents, self.tokens, self.log_probs, self.ranks, self.settled)))
 
 
 class _Stream:
-    """One stream of a block; ``beam`` is changed in place."""
+    """One stream: its hypotheses, the best first, and what it remembers."""
 
-    def __init__(self, search: BeamSearch, encoder: Tensor, beam: list[_Hypothesis], limits: Sequence[int]):
-        self.search, self.encoder, self.beam = search, encoder, beam
-        self.quiet, self.age = limits
+    def __init__(self, search: BeamSearch, beam: list[_Hypothesis]):
+        self.search = search
+        self.beam = beam
+        self.frame = 0  # since the stream was read from a state
+        self.histories = {h.history.hash: h.history for h in beam}
+        self.contexts: dict[tuple[int, ...], _Context] = {}
+        self.joined: list[_Rows] = []  # of this block
 
-    def run(self, count: int) -> list[tuple]:
-        """The frames: (parents, tokens, log_probs, ranks, settled) each, of the hypotheses that are alive."""
-        return [self.frame(t, count) for t in range(count)]
+    def run(self, encoder: Tensor, limits: list[int], output: _Output, row: int) -> Steps:
+        """The frames of a block (U, J), written to ``output``; yields what has to be computed before it can go on."""
+        self.encoder, self.limits, self.output, self.row = encoder, limits, output, row
+        count, prune, ranks = encoder.size(0), self.search.prune, output.ranks[row]
+        for t in range(count):
+            beam = self.beam
+            missing = [h.history for h in beam if len(h.history.rows.blank) <= t]
+            if missing:
+                yield _Join(self, missing, t)
+            stay, top, comes = [], -math.inf, -math.inf
+            for h in beam:
+                rows, score = h.history.rows, h.score
+                stay.append(value := score + rows.blank[t])
+                if value > top:
+                    top = value
+                if (value := score + rows.top[t]) > comes:
+                    comes = value
+            least = top - prune
+            if comes < least:
+                self.blank_frame(t, stay, least)
+                ranks[t, : len(self.beam)] = [h.score for h in self.beam]
+                ends = False
+            else:
+                yield from self.modified_frame(t, stay, least) if self.search.modified else self.full_frame(t)
+                if len(self.histories) > MANY_HISTORIES * self.search.beam:
+                    self.histories = {h.history.hash: h.history for h in self.beam}
+                ends = self.beam[0].since == self.frame and self.beam[0].history.last == self.search.endpoint_id
+            best = self.beam[0]
+            if best.born is not None and (self.frame - best.since >= limits[0] or self.frame - best.born >= limits[1]):
+                ends = True
+            if ends:
+                self.settle(t)
+            self.frame += 1
+        ranks[count:, : len(self.beam)] = [h.score for h in self.beam]
+        self.forget()
 
-    def frame(self, t: int, count: int) -> tuple:
-        """One frame of ``count``."""
-        search, beam = self.search, self.beam
-        todo = [h for h in beam if t - h.base >= len(h.blank)]
-        if todo:
-            self.join(todo, t, count)
-        stay = [h.score + h.blank[t - h.base] for h in beam]
-        least = max(stay) - search.prune
-        places = {h.hash: k for k, h in enumerate(beam)}
-        # (score, parent, symbol, what the joiner said, hypothesis or None for a new one)
-        found: list[tuple[float, int, int, float, _Hypothesis | None]] = []
-        for k, h in enumerate(beam):
-            found.append((stay[k], k, 0, 0.0, h))
-        for k, h in enumerate(beam):
-            score, values = h.score, h.best[t - h.base]
-            if score + values[0] < least:
-                continue
-            symbols = h.ids[t - h.base]
-            for value, symbol in zip(values, symbols):
-                if score + value < least:
-                    break
-                if _follow(h.hash, symbol, search.hash) not in places:
-                    found.append((score + value, k, symbol, value, None))
+    def blank_frame(self, t: int, stay: list[float], least: float) -> None:
+        """A frame without a symbol near the best hypothesis."""
+        beam, before, ordered = self.beam, math.inf, True
+        for h, value in zip(beam, stay):
+            h.score = value
+            if value > before:
+                ordered = False
+            before = value
+        if not ordered or before < least:
+            places = sorted((k for k, value in enumerate(stay) if value >= least), key=stay.__getitem__, reverse=True)
+            self.beam = [beam[k] for k in places]
+            self.output.parents[self.row, t, : len(places)] = places
+
+    def modified_frame(self, t: int, stay: list[float], least: float) -> Steps:
+        """A frame in which every path has one symbol or one blank."""
+        search, beam, factor = self.search, self.beam, self.search.hash
+        places = {h.history.hash: k for k, h in enumerate(beam)}
+        # (score, place of the parent, symbol, hash)
+        found = [(value, k, 0, h.history.hash) for k, (value, h) in enumerate(zip(stay, beam))]
         for place, h in enumerate(beam):  # the path over its parent adds to a hypothesis
-            k = places.get(h.parent_hash, -1)
-            if k < 0:
-                continue
-            value = float(beam[k].emit[t - beam[k].base, h.last])
-            over = beam[k].score + value
-            if over >= least:
-                score = stay[place]
-                if over > score:
-                    found[place] = (_sum(score, over), k, h.last, value, h)
+            k = places.get(h.history.parent_hash, -1)
+            if k >= 0:
+                rows, last = beam[k].history.rows, h.history.last
+                over, mine = beam[k].score + rows.emit.item(t - rows.base, last), stay[place]
+                if over >= least:
+                    found[place] = (_sum(mine, over), k, last, h.history.hash) if over > mine else (_sum(mine, over), *found[place][1:])
+        cut = least if len(beam) < search.beam else max(least, min(item[0] for item in found))
+        go = self.symbols(t, [(h.score, h.history) for h in beam], cut, 2 * search.beam)  # fewer than K are in the beam already
+        for score, k, symbol in go:
+            hash_ = _follow(beam[k].history.hash, symbol, factor)
+            if hash_ not in places:
+                found.append((score, k, symbol, hash_))
+        found.sort(key=_by_score, reverse=True)
+        least = found[0][0] - search.prune
+        kept: list[_Hypothesis] = []
+        new: list[tuple[_History, _History]] = []
+        parents, tokens, log_probs = [], [], []
+        for score, k, symbol, hash_ in found[: search.beam]:
+            if score < least:
+                break
+            origin = beam[k]
+            parents.append(k)
+            tokens.append(symbol)
+            if symbol:
+                rows = origin.history.rows
+                log_probs.append(rows.log_probs.item(t - rows.base, symbol))
+                history = self.history(hash_, origin.history, symbol, new)
+                kept.append(_Hypothesis(score, history, self.frame, self.frame if origin.born is None else origin.born))
+            else:
+                log_probs.append(0.0)
+                kept.append(_Hypothesis(score, origin.history, origin.since, origin.born))
+        if new:
+            yield _Extend(self, new)
+        self.beam = kept
+        output, at = self.output, (self.row, t, slice(len(kept)))
+        output.parents[at] = parents
+        output.tokens[at][:, 0] = tokens
+        output.log_probs[at][:, 0] = log_probs
+        output.ranks[at] = [h.score for h in kept]
+
+    def full_frame(self, t: int) -> Steps:
+        """A frame in which a path has up to S symbols and then a blank."""
+        search, beam, width = self.search, self.beam, self.search.beam
+        ended: dict[int, list] = {}  # by hash: score, history, place of the parent, symbols, their log-probabilities
+        layer: list[tuple] = [(h.score, h.history, k, (), ()) for k, h in enumerate(beam)]  # the same before a blank
+        for count in range(search.symbols + 1):
+            missing = [item[1] for item in layer if len(item[1].rows.blank) <= t]
+            if missing:
+                yield _Join(self, missing, t)
+            for score, history, k, symbols, log_probs in layer:
+                value = score + history.rows.blank[t]
+                entry = ended.get(history.hash)
+                if entry is None:
+                    ended[history.hash] = [value, history, k, symbols, log_probs]
                 else:
-                    found[place] = (_sum(score, over), place, 0, 0.0, h)
-        if len(found) > 1:
-            found.sort(key=_score, reverse=True)
-        floor = found[0][0] - search.prune
-        found = [item for item in found[: search.beam] if item[0] >= floor]
-        kept, fresh = self.follow(found)
-        if fresh:
-            self.extend(fresh)
-        log_probs = [value - float(beam[k].bonus[symbol]) if symbol and len(beam[k].bonus) else value for _, k, symbol, value, _ in found]
-        parents, symbols = [item[1] for item in found], [item[2] for item in found]
-        ranks, settled = [h.score for h in kept], False
-        best = kept[0]
-        ends = symbols[0] != 0 and best.last == search.endpoint_id
-        if ends or (best.age >= 0 and (best.quiet >= self.quiet or best.age >= self.age)):
-            settled = True
-            final = search.fusion.final([torch.stack(parts) for parts in zip(*(h.fusion for h in kept), strict=True)])
-            if final.size(0) > 0:
-                ranks = [rank + more for rank, more in zip(ranks, final.tolist(), strict=True)]
-            order = sorted(range(len(kept)), key=lambda k: -ranks[k])
-            kept, ranks = [kept[k] for k in order], [ranks[k] for k in order]
-            parents, symbols, log_probs = [parents[k] for k in order], [symbols[k] for k in order], [log_probs[k] for k in order]
-            kept = kept[:1]
-            kept[0].age = -1
-        beam[:] = kept
-        return parents, [[symbol] for symbol in symbols], [[value] for value in log_probs], ranks, settled
+                    if value > entry[0]:
+                        entry[2:] = k, symbols, log_probs
+                    entry[0] = _sum(entry[0], value)
+            # scores only fall: what is below all that may stay can be left
+            scores = sorted([entry[0] for entry in ended.values()], reverse=True)[:width]
+            least = scores[0] - search.prune
+            if len(scores) == width and scores[-1] > least:
+                least = scores[-1]
+            if count == search.symbols:
+                break
+            go = self.symbols(t, layer, least, width)
+            if not go:
+                break
+            new: list[tuple[_History, _History]] = []
+            before, layer = layer, []
+            for score, place, symbol in go:
+                _, history, k, symbols, log_probs = before[place]
+                after = self.history(_follow(history.hash, symbol, search.hash), history, symbol, new)
+                value = history.rows.log_probs.item(t - history.rows.base, symbol)
+                layer.append((score, after, k, (*symbols, symbol), (*log_probs, value)))
+            if new:
+                yield _Extend(self, new)
+        output, row, self.beam, parents = self.output, self.row, [], []
+        for place, (score, history, k, symbols, log_probs) in enumerate(sorted(ended.values(), key=_by_score, reverse=True)[:width]):
+            if score < least:
+                break
+            parents.append(k)
+            since, born = beam[k].since, beam[k].born
+            if symbols:
+                since, born = self.frame, self.frame if born is None else born
+                output.tokens[row, t, place, : len(symbols)] = symbols
+                output.log_probs[row, t, place, : len(symbols)] = log_probs
+            self.beam.append(_Hypothesis(score, history, since, born))
+        output.parents[row, t, : len(parents)] = parents
+        output.ranks[row, t, : len(parents)] = [h.score for h in self.beam]
 
-    def follow(self, found: list) -> tuple[list[_Hypothesis], list[tuple[_Hypothesis, _Hypothesis]]]:
-        """The hypotheses after the frame, and which of them are new, with their parents."""
-        beam, kept, fresh = self.beam, [], []
-        counts = [(h.quiet, h.age) for h in beam]
-        for score, k, symbol, _, h in found:
-            quiet, age = counts[k]
-            if h is None:
-                h = _Hypothesis()
-                h.hash, h.parent_hash, h.last = _follow(beam[k].hash, symbol, self.search.hash), beam[k].hash, symbol
-                fresh.append((h, beam[k]))
-            h.score = score
-            h.quiet = 0 if symbol else quiet + 1
-            h.age = age + 1 if symbol or age >= 0 else age
-            kept.append(h)
-        return kept, fresh
+    def symbols(self, t: int, layer: Sequence[tuple], cut: float, most: int) -> list[tuple[float, int, int]]:
+        """The best symbols after hypotheses (score, history, ...) in a frame, at most so many: (score, place in ``layer``, symbol)."""
+        go: list[tuple[float, int, int]] = []
+        for place, item in enumerate(layer):
+            score, rows = item[0], item[1].rows
+            if score + rows.top[t] < cut:
+                continue
+            for value, symbol in zip(rows.best[t - rows.base], rows.ids[t - rows.base]):
+                if score + value < cut:
+                    break
+                go.append((score + value, place, symbol + 1))
+            if len(go) > most:
+                go.sort(key=_by_score, reverse=True)
+                del go[most:]
+                cut = go[-1][0]
+        if len(go) > 1:
+            go.sort(key=_by_score, reverse=True)
+        return go
 
-    def extend(self, fresh: list[tuple[_Hypothesis, _Hypothesis]]) -> None:
-        """Predictor and fusion of new hypotheses, as one batch."""
-        search = self.search
-        symbols = torch.tensor([h.last for h, _ in fresh])
-        parents = [parent for _, parent in fresh]
-        out, predictor = search.predictor.step(symbols, [torch.stack(rows) for rows in zip(*(p.predictor for p in parents), strict=True)])
-        fusion = search.fusion.step(symbols, [torch.stack(rows) for rows in zip(*(p.fusion for p in parents), strict=True)])
-        projected = search.joiner.project_predictor(out)
-        bonus = search._bonus(out, fusion) if len(parents[0].bonus) else parents[0].bonus.expand(len(fresh), 0)
-        for i, (h, _) in enumerate(fresh):
-            h.projected, h.bonus = projected[i], bonus[i]
-            h.predictor, h.fusion = [tensor[i] for tensor in predictor], [tensor[i] for tensor in fusion]
+    def history(self, hash_: int, parent: _History, symbol: int, new: list[tuple[_History, _History]]) -> _History:
+        """The history after one more symbol: a remembered one, or one to be extended, added to ``new``."""
+        history = self.histories.get(hash_)
+        if history is None:
+            history = self.histories[hash_] = _History(hash_, parent.hash, symbol)
+            new.append((history, parent))
+        return history
 
-    def join(self, todo: list[_Hypothesis], t: int, count: int) -> None:
-        """Run the joiner from frame ``t`` on, for all further frames if that costs little."""
-        search = self.search
-        end = count if len(todo) * (count - t) <= search.few_rows else t + 1
-        rows = torch.stack([h.projected for h in todo]) if len(todo) > 1 else todo[0].projected[None]
-        emit = search.joiner.join(self.encoder[None, t:end], rows[:, None]).float().log_softmax(-1)  # (n, U', V)
-        blank = (emit[:, :, 0] - search.blank_penalty).tolist()
-        if len(todo[0].bonus):
-            emit = emit + torch.stack([h.bonus for h in todo])[:, None]
-        emit[:, :, 0] = -math.inf
-        best, ids = emit.topk(min(2 * search.beam, emit.size(2) - 1), -1)
-        for h, b, v, i, e in zip(todo, blank, best.tolist(), ids.tolist(), emit, strict=True):
-            h.base, h.blank, h.best, h.ids, h.emit = t, b, v, i, e
+    def settle(self, t: int) -> None:
+        """The end of a segment: the best hypothesis is what was said."""
+        output, row, count = self.output, self.row, len(self.beam)
+        ranks = [h.score for h in self.beam]
+        final = self.search.fusion.final(_stacked([h.history.fusion for h in self.beam]))
+        if final.size(0) > 0:
+            ranks = [rank + more for rank, more in zip(ranks, final.tolist(), strict=True)]
+        order = sorted(range(count), key=ranks.__getitem__, reverse=True)
+        for array in (output.parents, output.tokens, output.log_probs):
+            array[row, t, :count] = array[row, t, order]
+        output.ranks[row, t, :count] = [ranks[k] for k in order]
+        output.settled[row, t] = True
+        best = self.beam[order[0]]
+        best.born = None
+        self.beam = [best]
+
+    def forget(self) -> None:
+        """The block is over: its rows are worth nothing any more."""
+        for rows in self.joined:
+            rows.clear()
+        self.joined = []
+        del self.encoder, self.output
+        if len(self.contexts) > MANY_CONTEXTS:
+            self.contexts = {}
 
 
-def _score(item: tuple) -> float:
-    return item[0]  # type: ignore[no-any-return]
+def _extend(search: BeamSearch, requests: list[_Extend]) -> None:
+    """Predictor and fusion of new histories, as one batch."""
+    placed: list[tuple[dict, tuple, _History, _History]] = []  # where the context is, its key, the history, its parent
+    wanted: dict[tuple, tuple[dict, tuple, _History, _History]] = {}  # those whose context has not been computed
+    for request in requests:
+        contexts: dict = request.stream.contexts if search.stateless else {}
+        for history, parent in request.pairs:
+            key = (*parent.context.key, history.last) if search.stateless else (history.hash,)
+            placed.append((contexts, key, history, parent))
+            if key not in contexts:
+                wanted[(id(contexts), *key)] = placed[-1]
+    if wanted:
+        tokens = torch.tensor([history.last for _, _, history, _ in wanted.values()])
+        out, states = search.predictor.step(tokens, _stacked([parent.context.predictor for *_, parent in wanted.values()]))
+        projected, bonus = search.joiner.project_predictor(out).unbind(0), search.internal(out).unbind(0)
+        for i, (contexts, key, _, _) in enumerate(wanted.values()):
+            contexts[key] = _Context(projected[i], bonus[i], [state[i] for state in states], key[1:] if search.stateless else ())
+    if not _fused(search):
+        for contexts, key, history, _ in placed:
+            context = contexts[key]
+            history.place(context, context.bonus, [], False)
+        return
+    states = search.fusion.step(
+        torch.tensor([history.last for _, _, history, _ in placed]), _stacked([parent.fusion for *_, parent in placed])
+    )
+    scores = search.fusion.scores(states)
+    for i, (contexts, key, history, _) in enumerate(placed):
+        context = contexts[key]
+        added = [part for part in (context.bonus, scores[i] if len(scores) else context.bonus[:0]) if len(part)]
+        history.place(context, sum(added[1:], added[0]) if added else context.bonus, [state[i] for state in states], True)
+
+
+def _join(search: BeamSearch, requests: list[_Join]) -> None:
+    """Run the joiner for what has not been at these frames, as one batch; for further frames of the block if that costs little."""
+    fused = _fused(search)
+    wanted: list[tuple[_Join, list[_Context]]] = []
+    for request in requests:
+        contexts = list({id(h.context): h.context for h in request.histories if len(h.context.rows.blank) <= request.t}.values())
+        if contexts:
+            wanted.append((request, contexts))
+    owners: list[tuple[_Rows, Tensor, Tensor]] = []  # rows, log-probabilities (U', V), what is added to them
+    if wanted:
+        ahead = max(1, search.few_rows // sum(len(contexts) for _, contexts in wanted))
+        parts = []
+        for request, contexts in wanted:
+            encoder = request.stream.encoder[request.t : request.t + ahead]
+            projected = torch.stack([context.projected for context in contexts])
+            parts.append((encoder + projected[:, None]).flatten(0, 1))
+        inputs = torch.cat(parts) if len(parts) > 1 else parts[0]
+        joiner = search.joiner
+        log_probs = joiner.output(joiner.activate(inputs)).float().log_softmax(-1)  # (N, V)
+        array = log_probs.numpy()
+        blank = (array[:, 0] - search.blank_penalty).tolist()
+        begin = 0
+        for request, contexts in wanted:
+            before = [0.0] * request.t
+            size = min(ahead, len(request.stream.encoder) - request.t)
+            for context in contexts:
+                rows, end = context.rows, begin + size
+                rows.base, rows.log_probs, rows.blank = request.t, array[begin:end], before + blank[begin:end]
+                request.stream.joined.append(rows)
+                owners.append((rows, log_probs[begin:end], context.bonus))
+                begin = end
+    if fused:
+        owners = []
+        for request in requests:
+            for history in request.histories:
+                rows, known = history.rows, history.context.rows
+                rows.base, rows.blank = request.t, known.blank
+                rows.log_probs = known.log_probs[request.t - known.base :]
+                request.stream.joined.append(rows)
+                owners.append((rows, torch.from_numpy(rows.log_probs), history.bonus))
+    if fused or len(owners[0][2]):
+        emit = torch.cat([log_probs + bonus if len(bonus) else log_probs for _, log_probs, bonus in owners])
+        array = emit.numpy()
+    else:
+        emit = log_probs
+    best, ids = (found.tolist() for found in emit.narrow(1, 1, emit.size(1) - 1).topk(min(2 * search.beam, emit.size(1) - 1), -1))
+    begin = 0
+    for rows, log_probs, _ in owners:
+        end = begin + len(log_probs)
+        rows.emit, rows.best, rows.ids = array[begin:end], best[begin:end], ids[begin:end]
+        rows.top = [0.0] * rows.base + [values[0] for values in rows.best]
+        begin = end
+
+
+def _fused(search: BeamSearch) -> bool:
+    return type(search.fusion) is not Fusion
+
+
+def _stacked(rows: list[list[Tensor]]) -> list[Tensor]:
+    """The states of several as one, (N, ...) each."""
+    return [torch.stack(parts) for parts in zip(*rows, strict=True)]
 
 
 def _follow(history: int, symbol: int, factor: int) -> int:
@@ -212,38 +486,49 @@ def _sum(a: float, b: float) -> float:
     return a + math.log1p(math.exp(b - a))
 
 
-def _padded(outputs: list[list[tuple]], beam: int) -> list[Tensor]:
-    """The tensors of a `BeamBlock`; places without a hypothesis point to themselves."""
-    same = list(range(beam))
-    parts: list[list] = [[], [], [], [], []]
-    for frames in outputs:
-        rows: list[list] = [[], [], [], [], []]
-        for parents, tokens, log_probs, ranks, settled in frames:
-            rows[0].append(parents + same[len(parents) :])
-            rows[1].append(tokens + [[0]] * (beam - len(tokens)))
-            rows[2].append(log_probs + [[0.0]] * (beam - len(log_probs)))
-            rows[3].append(ranks + [-math.inf] * (beam - len(ranks)))
-            rows[4].append(settled)
-        for part, row in zip(parts, rows, strict=True):
-            part.append(row)
-    kinds = (torch.int64, torch.int64, torch.float32, torch.float32, torch.bool)
-    return [torch.tensor(part, dtype=kind) for part, kind in zip(parts, kinds, strict=True)]
+def _streams(search: BeamSearch, state: BeamState) -> list[_Stream]:
+    """The streams of a state: as they were left, or read from its tensors."""
+    if isinstance(state, _Remembered) and getattr(state, "streams", None):
+        streams = state.streams.pop()  # nobody else may go on with them
+        if streams[0].search is search:
+            return streams
+    table = torch.stack([*state.hashes.unbind(2), state.last, state.quiet, state.age], 2).tolist()
+    keys = state.predictor[0].tolist() if search.stateless else None
+    fused, found = _fused(search), []
+    for row, scores in enumerate(state.scores.tolist()):
+        beam = []
+        for k, score in enumerate(scores):
+            if score == -math.inf:
+                break
+            hash_, parent_hash, last, quiet, age = table[row][k]
+            bonus = state.bonus[row, k]
+            key = tuple(keys[row][k]) if keys else ()
+            history = _History(hash_, parent_hash, last)
+            context = _Context(state.projected[row, k], bonus, [tensor[row, k] for tensor in state.predictor], key)
+            history.place(context, bonus, [tensor[row, k] for tensor in state.fusion], fused)
+            beam.append(_Hypothesis(score, history, -1 - quiet, -1 - age if age >= 0 else None))
+        found.append(_Stream(search, beam))
+    return found
 
 
-def _state(state: BeamState, beams: list[list[_Hypothesis]], beam: int) -> BeamState:
-    """The hypotheses as tensors; a place without one has the rows of the best, and no score."""
-    rows = [beams[b][k] if k < len(beams[b]) else beams[b][0] for b in range(len(beams)) for k in range(beam)]
-    shape = (len(beams), beam)
-    scores = [[h.score for h in own] + [-math.inf] * (beam - len(own)) for own in beams]
-
-    def numbers(values: list) -> Tensor:
-        return torch.tensor(values, dtype=torch.int64).view(*shape, *([] if not isinstance(values[0], tuple) else [2]))
-
-    return state._replace(
-        scores=torch.tensor(scores), hashes=numbers([(h.hash, h.parent_hash) for h in rows]), last=numbers([h.last for h in rows]),
-        quiet=numbers([h.quiet for h in rows]), age=numbers([h.age for h in rows]),
-        projected=torch.stack([h.projected for h in rows]).unflatten(0, shape),
-        bonus=torch.stack([h.bonus for h in rows]).unflatten(0, shape),
-        predictor=[torch.stack(parts).unflatten(0, shape) for parts in zip(*(h.predictor for h in rows), strict=True)],
-        fusion=[torch.stack(parts).unflatten(0, shape) for parts in zip(*(h.fusion for h in rows), strict=True)],
+def _state(state: BeamState, streams: list[_Stream], beam: int) -> BeamState:
+    """The streams as tensors; a place without a hypothesis has the rows of the best, and no score."""
+    scores, table, histories = [], [], []
+    for stream in streams:
+        empty = beam - len(stream.beam)
+        now = stream.frame - 1
+        scores.append([h.score for h in stream.beam] + [-math.inf] * empty)
+        for h in stream.beam + stream.beam[:1] * empty:
+            histories.append(h.history)
+            age = -1 if h.born is None else now - h.born
+            table.append((h.history.hash, h.history.parent_hash, h.history.last, now - h.since, age))
+    shape = (len(streams), beam)
+    numbers = torch.tensor(table).view(*shape, 5)
+    after = _Remembered(
+        torch.tensor(scores), numbers[:, :, :2], numbers[:, :, 2], numbers[:, :, 3], numbers[:, :, 4], state.limits,
+        torch.stack([h.context.projected for h in histories]).view(*shape, -1), torch.stack([h.bonus for h in histories]).unflatten(0, shape),
+        [tensor.unflatten(0, shape) for tensor in _stacked([h.context.predictor for h in histories])],
+        [tensor.unflatten(0, shape) for tensor in _stacked([h.fusion for h in histories])],
     )  # fmt: skip
+    after.streams = [streams]
+    return after

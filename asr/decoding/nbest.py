@@ -18,7 +18,8 @@ from asr.decoding.greedy import Hypothesis
 from asr.decoding.results import Symbol
 
 NBest = list[Hypothesis]  # the best first
-OFFLINE_BLOCK = 8  # encoder frames a step of the offline search; the result does not depend on it
+OFFLINE_BLOCK = 32  # encoder frames a step of the offline search on the CPU; the result does not depend on it
+GPU_BLOCK = 8  # there a step holds every symbol of all these frames
 
 
 class Emission:
@@ -72,7 +73,7 @@ class History:
             heads: list[Emission | None] = []
             for k, origin in enumerate(parent):
                 head = self._heads[origin] if rank[k] > -math.inf and origin < len(self._heads) else None
-                if head is not None:
+                if head is not None and token[k][0]:  # blanks are behind the symbols
                     for symbol, value in zip(token[k], log_prob[k], strict=True):
                         if symbol:
                             head = Emission(head, symbol, self._frame, value)
@@ -168,8 +169,9 @@ def decode(
     symbols: list[list[Symbol]] = [[] for _ in range(count)]
     lists: list[list[Settled]] = [[] for _ in range(count)]
     lengths = lengths.to(encoder_out.device)
-    for begin in range(0, encoder_out.size(1), OFFLINE_BLOCK):
-        frames = encoder_out[:, begin : begin + OFFLINE_BLOCK]
+    size = OFFLINE_BLOCK if encoder_out.device.type == "cpu" else GPU_BLOCK
+    for begin in range(0, encoder_out.size(1), size):
+        frames = encoder_out[:, begin : begin + size]
         valid = (lengths - begin).clamp(min=0, max=frames.size(1))
         block, state = search.step(frames, valid, state)
         for row, (length, parts) in enumerate(zip(valid.tolist(), blocks_of(block), strict=True)):

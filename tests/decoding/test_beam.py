@@ -203,7 +203,7 @@ def test_blocks_of_any_size_and_any_batch_give_the_same(kind):
             symbols[i] += histories[i].finish(ranks)
             lists[i] += histories[i].settled
         got = [[(s.token, s.frame) for s in row] for row in symbols]
-        counts = [[[h.tokens for h in nbest] for nbest in row] for row in lists]
+        counts = [[[h.tokens for h in nbest] for nbest in (piece.nbest for piece in row)] for row in lists]
         if expected is None:
             expected = got, counts
             assert sum(map(len, got)) > 20 and max(map(len, counts)) > 2
@@ -239,9 +239,10 @@ def test_torchscript_gives_the_same(kind, predictor):
     scripted = torch.jit.script(search)
     mine, state = search.step(out, lengths, search.initial_state(2, quiet=5))
     theirs, after = scripted.step(out, lengths, scripted.initial_state(2, quiet=5))
-    for name, a, b in zip(mine._fields, mine, theirs, strict=True):
-        assert torch.allclose(a, b, atol=1e-4) if a.is_floating_point() else torch.equal(a, b), name
+    assert history_of(mine) == history_of(theirs)
     assert torch.allclose(state.scores, after.scores, atol=1e-4)
+    mine, theirs = search.step(out, lengths, after)[0], scripted.step(out, lengths, state)[0]  # a state of one is a state of the other
+    assert history_of(mine) == history_of(theirs)
     assert torch.allclose(search.ranking(state), scripted.ranking(after), atol=1e-4)
 
 
@@ -291,37 +292,6 @@ def test_every_history_is_known_by_its_hash():
                 value = (value + symbol + 1) * HASH
             seen.add(int(value))
     assert len(seen) == sum(7**n for n in range(5))
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("predictor", ["lstm", "stateless"])
-@pytest.mark.parametrize("fused", [False, True])
-def test_lists_and_tensors_are_one_search(predictor, fused):
-    """The plain Python of the CPU against the tensors of TorchScript and GPUs, blocks of four, with ends of segments."""
-    model = toy_model(predictor)
-    out, lengths = encoded(3.0, 2.2, 0.5)
-    fusion = Table(model.joiner.output.out_features, 5) if fused else None
-    config = SearchConfig("modified_beam", beam=6, blank_penalty=4.0, ilm_scale=0.1)
-    searches = [BeamSearch(model, config, fusion, endpoint_id=7) for _ in range(2)]
-    searches[1].lists = False
-    states = [search.initial_state(3, quiet=4, age=15) for search in searches]
-    settled = 0
-    for begin in range(0, out.size(1), 4):
-        part = out[:, begin : begin + 4]
-        valid = (lengths - begin).clamp(0, part.size(1))
-        blocks = []
-        for i, search in enumerate(searches):
-            block, states[i] = search.step(part, valid, states[i])
-            blocks.append(block)
-        a, b = (history_of(block) for block in blocks)
-        assert a == b
-        settled += int(blocks[0].settled.sum())
-        live = states[0].scores > -math.inf
-        assert torch.equal(live, states[1].scores > -math.inf)
-        assert torch.allclose(states[0].scores[live], states[1].scores[live], atol=1e-3)
-        for name in ("hashes", "last", "quiet", "age"):
-            assert torch.equal(getattr(states[0], name)[live], getattr(states[1], name)[live]), name
-    assert settled > 3
 
 
 def history_of(block):
