@@ -183,13 +183,18 @@ def _decoding_options(parser: Parser) -> None:
     parser.add_argument("--lodr-scale", type=float, default=0.2, help="of --lodr (0.2)")
     parser.add_argument("--rescore", default=None, metavar="FOLDER|FILE", help="a language model that chooses among the hypotheses of each segment when it ends")
     parser.add_argument("--rescore-scale", type=float, default=0.3, help="of --rescore (0.3)")
-    parser.add_argument("--phrases", default=None, metavar="FILE", help="phrases to prefer, a line each: phrase[<TAB>boost]")
+    parser.add_argument(
+        "--phrases", default=None, metavar="FILE", help="phrases to prefer, a line each: phrase[<TAB>boost]; [name boost] begins a class"
+    )
+    parser.add_argument("--phrase-boost", type=float, default=None, metavar="B", help="of phrases without one of their own or of their class (1.5)")
+    parser.add_argument("--class-boost", nargs="+", default=[], metavar="NAME=B", help="boosts of the classes of --phrases, before the file's")
 
 
 def _recognizer(options: argparse.Namespace) -> Any:
     """The recogniser that the options ask for. A language model, phrases or a width are meant for a beam."""
     from asr.decoding.added import LanguageModels
     from asr.decoding.beam import SearchConfig
+    from asr.decoding.phrases import read_phrases
     from asr.streaming import Recognizer
 
     wanted = [name for name in ("beam", "lm", "lodr", "rescore", "phrases") if getattr(options, name) is not None]
@@ -203,8 +208,13 @@ def _recognizer(options: argparse.Namespace) -> Any:
     models = LanguageModels(
         options.lm, options.lm_scale, options.lodr, options.lodr_scale, options.rescore, options.rescore_scale
     )
+    phrases = None
+    if options.phrases is not None:
+        phrases = read_phrases(options.phrases, options.phrase_boost, options.class_boost)
+    elif options.phrase_boost is not None or options.class_boost:
+        raise UserError("--phrase-boost and --class-boost need --phrases")
     return Recognizer.load(
-        options.model, options.threads, options.device, search=search, language_models=models, phrases=options.phrases
+        options.model, options.threads, options.device, search=search, language_models=models, phrases=phrases
     )
 
 

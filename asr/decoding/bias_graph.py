@@ -6,9 +6,10 @@ so that the phrase survives pruning; where the match breaks off, what no phrase 
 
 What a string of tokens earns in the end (the sum of all scores and of `BiasFusion.final`), for boosts b per token:
 
-    A phrase found inside w counts: everywhere, or with ``whole_words`` only where the next symbol starts a word, is the
-    endpoint token, or where the segment ends. cover(w) is the sum over the tokens of w of the largest b of the counted
-    phrases that the token lies in; w' is w without its last token.
+    A phrase found inside w counts: everywhere, or with ``whole_words`` only where its last word may end there: the next
+    symbol starts a word or begins with an apostrophe (lynde's), is the endpoint token, or the segment ends. cover(w) is
+    the sum over the tokens of w of the largest b of the counted phrases that the token lies in; w' is w without its last
+    token.
     earned = the sum over all prefixes of the string of cover(w) - cover(w'), w being the node's string at that prefix.
 
 So a token earns the largest boost of the phrases around it, once: "new york city" earns the same whether "york" is on
@@ -30,7 +31,9 @@ import torch
 
 from asr.decoding.phrases import Items, Phrases, spell
 from asr.errors import UserError
-from asr.tokens import Tokenizer
+from asr.tokens import SPACE, Tokenizer
+
+SHOWN_REFUSED = 10  # phrases in one warning
 
 
 class BiasGraph:
@@ -52,7 +55,7 @@ class BiasGraph:
         enter: (M,) float32, and leave: (M, 2) float32; a symbol that leads from node u to node v scores
             enter[v] - leave[u, 1 if the symbol starts a word else 0].
         root_scores: (V,) float32, enter of the root's children where there is one, else 0.
-        word_starts: (V,) bool, symbols that begin a word or end a segment; None: phrases may end inside a word.
+        word_starts: (V,) bool, symbols before which a word may end; None: phrases may end inside a word.
     """
 
     def __init__(
@@ -70,7 +73,7 @@ class BiasGraph:
             sequences: P strings of tokens in 1 … V-1, none empty; of equal ones the largest boost counts.
             boosts: (P,) boost a token, > 0.
             vocab_size: V.
-            word_starts: (V,) which symbols begin a word or end a segment: whole words only. None: anything may follow.
+            word_starts: (V,) before which symbols a word may end: whole words only. None: anything may follow.
             advance_from: the token of a phrase (1: the first) from which on it is boosted before it is complete.
             refused: what to keep as `refused`.
 
@@ -112,15 +115,15 @@ class BiasGraph:
 
     @classmethod
     def build(
-        cls, phrases: Phrases | Items, tokenizer: Tokenizer, whole_words: bool = False, advance_from: int = 1
+        cls, phrases: Phrases | Items, tokenizer: Tokenizer, whole_words: bool = True, advance_from: int = 1
     ) -> BiasGraph:
         """Spell and compile phrases; those that cannot be spelled are in `refused`, the others work.
 
         Args:
             phrases: anything that `Phrases.of` takes.
             tokenizer: the model's.
-            whole_words: a phrase keeps its boost only where the next symbol starts a word, so that "cat" leaves nothing
-                in "category" (nor in "cats").
+            whole_words: a phrase keeps its boost only where its last word may end, so that "ann" leaves nothing in
+                "annual" (nor in "anns", but in "ann's").
             advance_from: from which token on a phrase is boosted before it is complete (the first: 1). With thousands
                 of phrases almost every word begins one, and 2 keeps the boost for those that go on; what a string earns
                 in the end is the same.
@@ -134,18 +137,19 @@ class BiasGraph:
                 refused[phrase] = str(error)
         starts = None
         if whole_words:
-            ids = range(tokenizer.vocab_size)
-            starts = [tokenizer.is_word_start(i) or i == tokenizer.endpoint_id for i in ids]
+            starts = [piece.startswith((SPACE, "'")) for piece in tokenizer.pieces]
+            if tokenizer.endpoint_id is not None:
+                starts[tokenizer.endpoint_id] = True
         return cls(sequences, boosts, tokenizer.vocab_size, starts, advance_from, refused)
 
     @property
     def warning(self) -> str | None:
-        """One sentence about the refused phrases, None if there are none."""
+        """The refused phrases and why, the first few if they are many; None if there are none."""
         if not self.refused:
             return None
-        reason = next(iter(self.refused.values()))
-        many = len(self.refused)
-        return f"{many} phrase{'s' if many > 1 else ''} cannot be boosted; the first: {reason}"
+        count, reasons = len(self.refused), list(self.refused.values())
+        shown = "; ".join(reasons[:SHOWN_REFUSED]) + (f"; and {count - SHOWN_REFUSED} more" if count > SHOWN_REFUSED else "")
+        return f"{count} phrase{'s' if count > 1 else ''} cannot be boosted: {shown}"
 
 
 class _Trie:

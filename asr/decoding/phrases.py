@@ -112,8 +112,10 @@ class Phrases:
             raise UserError(f"a class begins with [name] or [name boost], not with {line!r}")
         *words, last = line[1:-1].split()
         name = " ".join(words)
-        if not words or not _is_number(last):
+        if not _is_number(last):
             name = " ".join((*words, last))
+        elif not words:
+            raise UserError(f"a class needs a name before its boost: [name {last}], not {line!r}")
         else:
             value = _boost(last, f"the boost of the class {name!r}")
             if self.class_boosts.setdefault(name, value) != value:
@@ -154,7 +156,8 @@ class Phrases:
         for name, value in boosts.items():
             if name not in self._classes:
                 near = difflib.get_close_matches(name, self._classes, 1)
-                there = f"did you mean {near[0]!r}?" if near else f"there are {sorted(self._classes)}"
+                known = ", ".join(sorted(self._classes))
+                there = f"did you mean {near[0]!r}?" if near else f"there are {known}" if known else "there are no classes"
                 raise UserError(f"no class of phrases is called {name!r}: {there}")
             self.class_boosts[name] = _boost(value, f"the boost of the class {name!r}")
 
@@ -165,6 +168,21 @@ class Phrases:
         """(phrase, boost a token), as given and in the order given."""
         for phrase, boost, name in self.entries:
             yield phrase, self.class_boosts.get(name or "", self.boost) if boost is None else boost
+
+
+def read_phrases(path: str | os.PathLike[str], boost: float | None = None, class_boosts: Iterable[str] = ()) -> Phrases:
+    """A file of phrases with the boosts of a command line: ``class_boosts`` are NAME=BOOST each.
+
+    Raises:
+        UserError: a file that is none, a boost that is none, a class that the file does not have.
+    """
+    given = {}
+    for pair in class_boosts:
+        name, equals, value = pair.rpartition("=")
+        if not equals or not name.strip():
+            raise UserError(f"the boost of a class is given as NAME=BOOST, not {pair!r}")
+        given[" ".join(name.split())] = _boost(value, f"the boost of the class {name.strip()!r}")
+    return Phrases.from_file(path, DEFAULT_BOOST if boost is None else boost, given)
 
 
 def _is_number(text: str) -> bool:
@@ -188,17 +206,31 @@ def _boost(value: Any, what: str) -> float:
 def spell(phrase: str, tokenizer: Tokenizer) -> list[int]:
     """The tokens of a phrase as people write it: any case, any apostrophe.
 
-    Marks that are not spoken (commas, full stops, hyphens, quotes, brackets) become spaces where the tokens lack them.
-    What would be spoken, such as digits or ``&``, must be written as words.
+    Where the tokens lack them, marks that are not spoken (commas, full stops, hyphens, quotes, brackets) become spaces,
+    and then letters lose their accents (José: jose). What would be spoken, such as digits or ``&``, must be written as
+    words.
 
     Raises:
         UserError: the tokens cannot spell it, or nothing is left of it.
     """
     text = normalise_text(unicodedata.normalize("NFC", phrase))
-    try:
-        ids = tokenizer.encode(text, strict=True)
-    except UserError:
-        ids = tokenizer.encode(UNSPOKEN.sub(" ", text), strict=True)
-    if not ids:
+    bare = UNSPOKEN.sub(" ", text)
+    ids = _encode(text, tokenizer) or _encode(bare, tokenizer) or _encode(_without_accents(bare), tokenizer)
+    if ids:
+        return ids
+    if not bare.strip():
         raise UserError(f"the phrase {phrase!r} has no words")
-    return ids
+    return tokenizer.encode(bare, strict=True)
+
+
+def _encode(text: str, tokenizer: Tokenizer) -> list[int]:
+    """The tokens; none if they cannot spell it."""
+    try:
+        return tokenizer.encode(text, strict=True)
+    except UserError:
+        return []
+
+
+def _without_accents(text: str) -> str:
+    parts = unicodedata.normalize("NFD", text)
+    return unicodedata.normalize("NFC", "".join(c for c in parts if unicodedata.category(c) != "Mn"))

@@ -192,6 +192,8 @@ class Recognizer:
         Raises:
             UserError: a list or file of phrases that is not one.
         """
+        if isinstance(phrases, BiasGraph):
+            return phrases
         graph = BiasGraph.build(Phrases.of(phrases), self.tokenizer)
         if graph.warning:
             log.warning("%s", graph.warning)
@@ -237,26 +239,26 @@ class Recognizer:
 
     @torch.inference_mode()
     def change_phrases(self, session: Session, graph: BiasGraph) -> None:
-        """From now on the session prefers other phrases; unfinished ones lose what they were given. See `Session.set_phrases`."""
+        """From now on the session prefers other phrases; a phrase that is being said goes on if it is among them, too."""
         if self.bias is None:
             raise UserError("to prefer phrases, load the model with a beam and phrases (an empty list is enough)")
         slot = self.bias.add(graph)
+        if session.states is not None:  # while the old list is there: what it has given in advance is taken back
+            encoder, search = self._row(session)
+            session.states = StateBatch((encoder, self._follow(search, slot)), [session])
         if session.slot is not None:
             session.release()
         session.slot = slot
         session.release = weakref.finalize(session, self.bias.remove, slot)
-        if session.states is not None:
-            encoder, search = self._row(session)
-            session.states = StateBatch((encoder, self._follow(search, slot)), [session])
 
     def _follow(self, search: BeamState, slot: int) -> BeamState:
         """The state of one stream (B = 1) whose hypotheses follow the phrases of another slot."""
         assert self.bias is not None and self.beam is not None
         count = len(self.bias.initial_state(1))  # the last tensors of the fusion's state
         old = [tensor.flatten(0, 1) for tensor in search.fusion[-count:]]
-        new = self.bias.set_slot(old, torch.arange(self.beam.beam, device=self.device), slot)
+        new, change = self.bias.move(old, slot)
         bonus = search.bonus + (self.bias.scores(new) - self.bias.scores(old)).view_as(search.bonus)
-        scores = search.scores + self.bias.final(old).view_as(search.scores)
+        scores = search.scores + change.view_as(search.scores)
         fusion = search.fusion[:-count] + [tensor.unflatten(0, (1, -1)) for tensor in new]
         return search._replace(bonus=bonus, scores=scores, fusion=fusion)
 
@@ -580,8 +582,8 @@ class Recognizer:
         if (
             current is not None
             and len(current.members) == len(ready)
-            and all(a is b for a, b in zip(current.members, ready, strict=True))
-        ):
+            and all(a is b and b.states is current for a, b in zip(current.members, ready, strict=True))
+        ):  # a session whose phrases have changed has a state of its own
             return current
         chosen = {id(session) for session in ready}
         state = self._gather(ready)

@@ -88,6 +88,9 @@ class Session:
     def set_phrases(self, phrases: Any) -> BiasGraph:
         """From the next chunk on, prefer these phrases, and those before no more.
 
+        A phrase that is being said goes on if it is in the new list, too, so a list may be sent again with every small change. Ten thousand
+        phrases take about a quarter of a second to compile: `Recognizer.phrases` does that in another thread.
+
         Args:
             phrases: all that `asr.decoding.biasing.Phrases.of` takes, or a graph of `Recognizer.phrases`, which sessions can share.
 
@@ -97,7 +100,7 @@ class Session:
         Raises:
             UserError: no list of phrases, or the recogniser was made without (an empty list is enough).
         """
-        graph = phrases if isinstance(phrases, BiasGraph) else self.recognizer.phrases(phrases)
+        graph = self.recognizer.phrases(phrases)
         self.recognizer.change_phrases(self, graph)
         return graph
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from asr.decoding.phrases import Phrases, spell
+from asr.decoding.phrases import Phrases, read_phrases, spell
 from asr.errors import UserError
+from asr.tokens import Tokenizer
 from tests.toy import toy_tokenizer
 
 
@@ -46,6 +47,20 @@ def test_a_file(tmp_path):
     assert [boost for _, boost in changed] == [2.0, 2.5, 0.5, 1.0, 9.0, 0.5]
 
 
+def test_boosts_of_a_command_line_go_before_those_of_the_file(tmp_path):
+    file = tmp_path / "phrases.txt"
+    file.write_text(FILE)
+    found = dict(read_phrases(file, 0.7, ["contact  names=2", "places=0.3"]))
+    assert found == {"Route One": 0.7, "lynde": 2.5, "Anne Shirley": 2.0, "matthew": 1.0, "avonlea": 0.3, "marilla": 2.0}
+    assert list(read_phrases(file)) == list(Phrases.from_file(file))
+    for pair, problem in [("places", "NAME=BOOST"), ("=2", "NAME=BOOST"), ("places=x", "not 'x'"), ("place=1", "did you mean 'places'")]:
+        with pytest.raises(UserError, match=problem):
+            read_phrases(file, None, [pair])
+    file.write_text("anne\n")
+    with pytest.raises(UserError, match="'names': there are no classes"):
+        read_phrases(file, None, ["names=2"])
+
+
 def test_an_empty_file_is_an_empty_list(tmp_path):
     file = tmp_path / "phrases.txt"
     file.write_text("\n# nothing\n")
@@ -62,6 +77,7 @@ def test_an_empty_file_is_an_empty_list(tmp_path):
         ("anne\t1\t2", "line 2: a phrase, a tab and a boost were expected, not 2 tabs"),
         ("[names", "line 2: a class begins with [name] or [name boost]"),
         ("[ ]", "line 2: a class begins with"),
+        ("[2.5]", "line 2: a class needs a name before its boost"),
         ("[names 0]", "line 2: the boost of the class 'names' must be a number above 0"),
         ("[names 2]\n[names 3]", "line 3: the class 'names' already has the boost 2"),
     ],
@@ -115,3 +131,12 @@ def test_spelling_takes_phrases_as_people_write_them():
             spell(refused, tokenizer)
     with pytest.raises(UserError, match="no words"):
         spell("--", tokenizer)
+
+
+def test_letters_lose_the_accents_that_the_tokens_lack():
+    tokenizer = toy_tokenizer()
+    plain = tokenizer.encode("seven eight")
+    for written in ("Séven Eight", "Se\u0301ven, Èight", "“Sévên”-eıght".replace("ı", "i")):
+        assert spell(written, tokenizer) == plain, written
+    accented = Tokenizer.train(["café cafe"], 12, "bpe")
+    assert spell("Café", accented) == accented.encode("café") != accented.encode("cafe")
