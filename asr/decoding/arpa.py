@@ -178,7 +178,8 @@ class _ArpaReader:
     def _unigrams(self, words: list[str], values: np.ndarray, numbers: array) -> Grams:
         """Every symbol's; from here on ``symbol_of`` knows the words."""
         pieces, last = self.tokenizer.pieces, self.tokenizer.vocab_size
-        tokens = {pieces[i]: i for i in range(1, last) if i != self.tokenizer.endpoint_id}
+        special = unwritten(self.tokenizer)
+        tokens = {pieces[i]: i for i in range(1, last) if i not in special}
         names = [word for word in words if word not in (BEGIN, END, *UNKNOWN)]
         if names and all(word.isascii() and word.isdecimal() for word in names) and not all(w in tokens for w in names):
             tokens = {str(i): i for i in tokens.values()}
@@ -202,8 +203,7 @@ class _ArpaReader:
             seen[symbol], log_probs[symbol], back_offs[symbol] = True, prob, back_off
         self.missing = int(len(tokens) - seen[1:last].sum())
         log_probs[0] = LOG10_ZERO
-        if self.tokenizer.endpoint_id is not None:
-            log_probs[self.tokenizer.endpoint_id] = LOG10_ZERO
+        log_probs[special] = LOG10_ZERO
         back_offs[last] = 0.0
         return Grams(np.arange(self.base, dtype=np.int32)[:, None], log_probs * LOG10, back_offs * LOG10)
 
@@ -227,13 +227,20 @@ class _ArpaReader:
         return Grams(symbols[order], values[order, 0] * LOG10, values[order, 1] * LOG10)
 
 
+def unwritten(tokenizer: Tokenizer) -> list[int]:
+    """Tokens without a line in a file: the endpoint token, and those of an imported model that are called as a file's own words are
+    (<s>, </s>, <unk>), which no text is encoded to."""
+    words = (BEGIN, END, *UNKNOWN)
+    return [i for i in range(1, tokenizer.vocab_size) if i == tokenizer.endpoint_id or tokenizer.pieces[i] in words]
+
+
 def write_arpa(path: str | os.PathLike[str], grams: Sequence[Grams], tokenizer: Tokenizer) -> None:
     """Write an ARPA file, whole or not at all; gzip if the name ends in ``.gz``."""
     names = [BEGIN, *tokenizer.pieces[1:], END]
     with whole_file(path) as file:
         packed = gzip.GzipFile("", "wb", 6, file, mtime=0) if str(path).endswith(".gz") else None
         out = packed or file
-        kept = [np.arange(len(names)) != tokenizer.endpoint_id, *(slice(None) for _ in grams[1:])]
+        kept = [~np.isin(np.arange(len(names)), unwritten(tokenizer)), *(slice(None) for _ in grams[1:])]
         counts = [len(table.log_probs[rows]) for table, rows in zip(grams, kept, strict=True)]
         head = [f"ngram {n}={count}\n" for n, count in enumerate(counts, 1)]
         out.write(("\\data\\\n" + "".join(head)).encode())

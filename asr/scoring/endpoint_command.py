@@ -12,7 +12,7 @@ from asr.memory import keep_freed_memory
 
 
 def endpoints_command(argv: Sequence[str]) -> int:
-    """Scores endpoint settings on long recordings made of a manifest's utterances; one line a trailing silence.
+    """Scores endpoint settings on long recordings made of a manifest's utterances; one line a setting.
 
     Raises:
         UserError: a bad option, manifest, model or noise.
@@ -33,7 +33,10 @@ def endpoints_command(argv: Sequence[str]) -> int:
     parser.add_argument("--min-speech", type=float, default=0.0, help="seconds of words before silence may end a segment")
     parser.add_argument("--max-segment", type=float, default=20.0, help="seconds after which a segment is cut")
     parser.add_argument("--no-token", action="store_true", help="ignore the model's endpoint token")
-    parser.add_argument("--token-threshold", type=float, default=0.0, help="the token's least probability, 0 to 1")
+    parser.add_argument(
+        "--token-threshold", nargs="+", type=float, default=[0.0], metavar="P",
+        help="the token's least probability, 0 to 1; each is scored with each silence",
+    )  # fmt: skip
     parser.add_argument("--reset-predictor", action="store_true", help="forget the predictor's context at endpoints")
     parser.add_argument("--pauses", nargs=2, type=float, default=[1.0, 4.0], metavar="SECONDS", help="shortest and longest")
     parser.add_argument("--utterances", type=int, default=25, help="in a recording")
@@ -44,10 +47,13 @@ def endpoints_command(argv: Sequence[str]) -> int:
     parser.add_argument("--threads", type=int, default=None, help="CPU threads (torch's choice if left out)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--blank-penalty", type=float, default=0.0, help="> 0: fewer deletions, more insertions")
+    parser.add_argument("--search", default="greedy", metavar="KIND", help="greedy, modified_beam or beam")
+    parser.add_argument("--beam", type=int, default=4, metavar="K", help="hypotheses of a beam")
     parser.add_argument("--format", choices=("txt", "json"), default="txt", help="of the scores")
     options = parser.parse(argv)
     keep_freed_memory()
 
+    from asr.decoding.beam import SearchConfig
     from asr.scoring.endpoints import endpoint_table, evaluate_endpoints
     from asr.scoring.wer import parse_map
     from asr.streaming import EndpointConfig, Recognizer
@@ -60,11 +66,13 @@ def endpoints_command(argv: Sequence[str]) -> int:
             reset_predictor=options.reset_predictor,
             min_speech=options.min_speech,
             use_token=not options.no_token,
-            token_threshold=options.token_threshold,
+            token_threshold=threshold,
         )
         for value in options.trailing_silence
+        for threshold in options.token_threshold
     ]
-    recognizer = Recognizer.load(options.model, options.threads, options.device, blank_penalty=options.blank_penalty)
+    search = SearchConfig(options.search, beam=options.beam, blank_penalty=options.blank_penalty)
+    recognizer = Recognizer.load(options.model, options.threads, options.device, search=search)
     evaluations = evaluate_endpoints(
         recognizer,
         options.manifest,

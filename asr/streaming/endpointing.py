@@ -39,7 +39,8 @@ class EndpointConfig:
     max_segment: float | None = (
         20.0  # seconds from the first word, then the next word opens a segment; None: never
     )
-    reset_predictor: bool = False  # forget the predictor's context at an endpoint (the words may then change)
+    reset_predictor: bool = False  # forget the predictor's context at an endpoint (the words may then change), unless the next
+    # segment has begun in its chunk
     min_speech: float = 0.0  # seconds from the first to the last symbol before silence may end a segment; a shorter one
     # waits for more words, for the token or for max_segment
     use_token: bool = True  # whether the model's endpoint token, if it has one, ends a segment

@@ -291,7 +291,8 @@ class Recognizer:
         reset = []
         for row, (session, count, (settled, pending, oldest, _)) in enumerate(zip(ready, counts, found, strict=True)):
             events[id(session)], ended = session.take_symbols(count, settled, pending, oldest)
-            if ended and session.endpoint.reset_predictor and not pending:
+            # the words of a segment that has begun in this chunk need their context
+            if ended and session.endpoint.reset_predictor and not pending and not session.speaking:
                 reset.append(row)
         for row in reset:
             if details := ready[row].details:

@@ -167,6 +167,11 @@ class Session:
         return self._frame
 
     @property
+    def speaking(self) -> bool:
+        """Whether a segment has begun and not ended."""
+        return bool(self._segmenter.current)
+
+    @property
     def drained(self) -> bool:
         """Whether the window taken last was the last one of the stream."""
         return self._ended and self._features.size(0) == 0

@@ -6,11 +6,9 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import soundfile
 import torch
 import torch.nn.functional as F
 
@@ -27,43 +25,15 @@ from asr.importing.torchaudio_bundle import (
     read_statistics,
 )
 from asr.models.folder import load_model
-from asr.streaming import NO_ENDPOINT, Recognizer
+from asr.streaming import NO_ENDPOINT
 from tests.importing.bundles import (
     extractor,
-    factory,
     greedy,
     normalise,
-    small_bundle,
-    speaking,
     spell,
     statistics,
-    write_files,
 )
 from tests.importing.server import serving
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory) -> SimpleNamespace:
-    """torchaudio's model, its files, and the model folder made of them."""
-    pytest.importorskip("torchaudio")
-    torch.manual_seed(0)
-    bundle = small_bundle()
-    folder = tmp_path_factory.mktemp("bundle")
-    model = speaking(factory(bundle.model))
-    files = write_files(bundle, model, folder / "files")
-    import_bundle(bundle, locate(bundle, files), folder / "model")
-    return SimpleNamespace(
-        bundle=bundle, theirs=model, files=files, folder=folder / "model", ours=Recognizer.load(str(folder / "model"))
-    )
-
-
-@pytest.fixture(scope="module")
-def speech(real_data) -> list[np.ndarray]:
-    """Recordings of 2 to 8 s whose last chunk is not whole, and one whose is."""
-    with open(real_data / "librispeech" / "manifest.jsonl") as lines:
-        records = [r for r in map(json.loads, lines) if r["duration"] < 8][:60:15]
-    audio = [soundfile.read(real_data / "librispeech" / r["audio"], dtype="float32")[0] for r in records]
-    return [*audio, audio[0][: 2560 * 12 - 160]]  # 12 chunks of 16 frames
 
 
 def in_last_chunk(frames: int) -> int:

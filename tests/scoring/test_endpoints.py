@@ -10,10 +10,12 @@ import pytest
 import soundfile
 
 from asr.activity import speech_bounds
+from asr.decoding.beam import SearchConfig
 from asr.decoding.results import Segment, Word
 from asr.errors import UserError
 from asr.scoring.endpoint_command import endpoints_command
 from asr.scoring.endpoints import (
+    BLOCK,
     UNCUT,
     Endpoint,
     EndpointEvaluation,
@@ -192,6 +194,22 @@ def test_listening_gives_the_segments_of_transcribe_and_when():
         assert all(e.time < e.segment.end + 1.5 + 0.5 for e in heard if e.time < math.inf)
 
 
+@pytest.mark.parametrize("search", [SearchConfig(), SearchConfig("modified_beam", beam=3)])
+def test_endpoints_have_the_times_of_the_stream_and_come_a_chunk_and_a_look_ahead_later(search):
+    recognizer = toy_recognizer(endpoint=True, search=search)
+    audio = np.concatenate([babble(3.0, seed=5), np.zeros(RATE, np.float32), babble(3.0, seed=6), np.zeros(RATE, np.float32)])
+    config = EndpointConfig(0.2, 1.0)
+    (found,) = listen(recognizer, [audio], [config])
+    wait = recognizer.chunk_seconds + recognizer.look_ahead_seconds + 0.025 + BLOCK  # 0.025: the window of a feature frame
+    ended = [e for e in found if e.segment.reason != "end"]
+    assert len(ended) > 2
+    for e in ended:
+        assert e.segment.closed <= e.time <= e.segment.closed + wait
+        if e.segment.reason == "silence":
+            assert e.segment.closed == pytest.approx(e.segment.words[-1].end + 0.2, abs=0.021)
+    assert all(a.segment.closed <= b.segment.start + 1e-9 for a, b in zip(found, found[1:], strict=False))
+
+
 def test_configurations_are_scored_on_the_same_recordings(tmp_path):
     lines = []
     for i in range(3):
@@ -215,6 +233,10 @@ def test_command(corpus, capsys):
     assert endpoints_command([*arguments, "--format", "json", "--no-token"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert [row["trailing_silence"] for row in found] == [0.5, 0.8, 1.2] and not found[0]["use_token"]
+    grid = ["--trailing-silence", "0.4", "none", "--token-threshold", "0", "0.9", "--search", "modified_beam", "--beam", "2"]
+    assert endpoints_command([*arguments, "--format", "json", *grid]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [(row["trailing_silence"], row["token_threshold"]) for row in found] == [(0.4, 0.0), (0.4, 0.9), (None, 0.0), (None, 0.9)]
     for wrong, message in ((["--trailing-silence", "soon"], "seconds or none"), (["--pause", "1"], "no option --pause")):
         with pytest.raises(UserError, match=message):
             endpoints_command([*arguments, *wrong])

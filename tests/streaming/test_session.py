@@ -8,8 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from asr.decoding.beam import SearchConfig
 from asr.errors import UserError
-from asr.streaming import NO_ENDPOINT, EndpointConfig, Final, Partial
+from asr.streaming import NO_ENDPOINT, EndpointConfig, Final, Partial, Recognizer
 from tests.toy import babble, toy_recognizer
 
 
@@ -258,6 +259,22 @@ def test_resetting_the_predictor_is_the_same_in_files_and_sessions():
     assert times(stream(recognizer, AUDIO, [555], endpoint=endpoint)[0]) == times(offline[0].words)
     plain = recognizer.transcribe(AUDIO, endpoint=EndpointConfig(0.2, 1.0))[0]
     assert times(plain.words) != times(offline[0].words)  # the option does something
+
+
+@pytest.mark.parametrize("search", [SearchConfig(), SearchConfig("modified_beam", beam=3)])
+def test_nothing_is_reset_under_words_that_have_begun(search, monkeypatch):
+    """A segment may begin in the chunk in which the one before it ended: its words need their own beginning as context."""
+    speaking = []
+    reset = Recognizer._reset
+
+    def spy(self, state, rows, sessions):
+        speaking.extend(bool(session._segmenter.current) for session in sessions)
+        return reset(self, state, rows, sessions)
+
+    monkeypatch.setattr(Recognizer, "_reset", spy)
+    endpoint = EndpointConfig(trailing_silence=0.2, max_segment=1.0, reset_predictor=True)
+    found = toy_recognizer(search=search).transcribe(babble(8.0, seed=2), endpoint=endpoint, streaming=True)[0]
+    assert len(found.segments) > len(speaking) > 0 and not any(speaking)
 
 
 def test_channels_are_those_of_the_first_audio():
