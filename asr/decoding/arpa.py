@@ -203,7 +203,7 @@ class _ArpaReader:
             seen[symbol], log_probs[symbol], back_offs[symbol] = True, prob, back_off
         self.missing = int(len(tokens) - seen[1:last].sum())
         log_probs[0] = LOG10_ZERO
-        log_probs[special] = LOG10_ZERO
+        log_probs[np.array(special, int)] = LOG10_ZERO
         back_offs[last] = 0.0
         return Grams(np.arange(self.base, dtype=np.int32)[:, None], log_probs * LOG10, back_offs * LOG10)
 
@@ -240,7 +240,7 @@ def write_arpa(path: str | os.PathLike[str], grams: Sequence[Grams], tokenizer: 
     with whole_file(path) as file:
         packed = gzip.GzipFile("", "wb", 6, file, mtime=0) if str(path).endswith(".gz") else None
         out = packed or file
-        kept = [~np.isin(np.arange(len(names)), unwritten(tokenizer)), *(slice(None) for _ in grams[1:])]
+        kept: list[Any] = [~np.isin(np.arange(len(names)), unwritten(tokenizer)), *(slice(None) for _ in grams[1:])]
         counts = [len(table.log_probs[rows]) for table, rows in zip(grams, kept, strict=True)]
         head = [f"ngram {n}={count}\n" for n, count in enumerate(counts, 1)]
         out.write(("\\data\\\n" + "".join(head)).encode())
