@@ -1,4 +1,4 @@
-"""The command line: ``asr transcribe | evaluate | train | bench | export | verify``.
+"""The command line: ``asr transcribe | evaluate | train | tune | …``; `COMMANDS` has them all.
 
 Every command wraps one library call and its options are that call's keywords. Nothing heavy is imported before the
 arguments have been checked. Bad input ends with ``error: <one sentence>`` on standard error and exit status 2.

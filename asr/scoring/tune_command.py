@@ -261,7 +261,7 @@ def _print_results(options: Namespace, trials: Sequence[Trial], best: Trial, axe
     for name in axes:
         numbers = [getattr(t.scales, name) for t in trials]
         if getattr(best.scales, name) == max(numbers) or getattr(best.scales, name) == min(numbers) != 0.0:
-            print(f"note: the best {_label(name)} is the last one tried; a value beyond it may be better")
+            print(f"note: the best {_label(name)} is at the end of those tried; one beyond it may be better")
     print(f"options: {shlex.join(best_options(options, best.scales))}")
 
 

@@ -15,6 +15,7 @@ import json
 import math
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,10 +29,10 @@ from warmup import batches, mask
 
 from asr.audio import load_audio
 from asr.features import SUBSAMPLING, Fbank
-from asr.models.folder import load_model, save_model
+from asr.models.folder import save_model
 from asr.tokens import Tokenizer
-from asr.training.recipe import load_recipe
-from asr.training.setup import make_model
+from asr.training.recipe import InitConfig, load_recipe
+from asr.training.setup import initialise, make_model
 
 DELAY = 0.04  # seconds after its end that a symbol is emitted
 SAVE_SECONDS = 240
@@ -77,7 +78,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("recipe", type=Path)
     parser.add_argument("--data", type=Path, required=True, help="folder of corpora")
     parser.add_argument("--alignments", type=Path, default=Path("exp/digits/alignments.jsonl"), help="of recipes/digits/align.py")
-    parser.add_argument("--start", type=Path, default=Path("exp/english/warmup/model"), help="model folder whose encoder knows the phones")
+    parser.add_argument("--start", type=Path, default=Path("exp/english/warmup/model"), help="model folder whose encoder knows the phones; all that fits is taken")
     parser.add_argument("--output", type=Path, default=Path("exp/english/onpath/model"))
     parser.add_argument("--minutes", type=float, default=25.0)
     parser.add_argument("--seconds", type=float, default=30.0, help="audio of a batch")
@@ -89,7 +90,7 @@ def main(argv: list[str] | None = None) -> int:
     rng = np.random.default_rng(recipe.seed)
     tokenizer = Tokenizer.from_file(recipe.tokens.path)
     model = make_model(recipe, tokenizer.vocab_size)
-    model.encoder.load_state_dict(load_model(args.start).model.encoder.state_dict())
+    print(initialise(model, replace(recipe, init_from=InitConfig(str(args.start)))), flush=True)
     found = read(args.data, args.alignments, tokenizer, Fbank(recipe.features).eval())
     lengths = np.array([len(features) for features, _, _ in found])
     print(f"{len(found)} utterances, {lengths.sum() / 360000:.1f} h", flush=True)

@@ -361,7 +361,7 @@ def test_table_and_notes(capsys):
     assert out.count("*") == 1
     assert "best: WER 10.00 % (10 / 100 words: 0 insertions, 0 deletions, 10 substitutions) at lm-scale 0.2, ilm-scale 0.1" in out
     assert "at 0: WER 13.00 %" in out
-    assert "note: the best ilm-scale is the last one tried" in out and "note: the best lm-scale" not in out
+    assert "note: the best ilm-scale is at the end of those tried" in out and "note: the best lm-scale" not in out
     assert "options: --search modified_beam --beam 4 --lm 'my lm.npz' --lm-scale 0.2 --ilm-scale 0.1\n" in out
 
 
