@@ -25,7 +25,6 @@ from __future__ import annotations
 
 import argparse
 import gzip
-import json
 import random
 import statistics
 import sys
@@ -46,7 +45,6 @@ from asr.errors import UserError
 from asr.scoring.manifest import read_manifest
 from asr.scoring.wer import Utterance, normalise, parse_map, score
 from asr.streaming import NO_ENDPOINT, Final, Recognizer
-from asr.streaming.sources import Source
 
 PARALLEL = 8  # sessions stepped as one batch
 
@@ -93,7 +91,7 @@ def read_lines(path: str) -> list[str]:
 
 
 def load(item) -> np.ndarray:
-    return Source(item.id, item.audio, start=item.start, duration=item.duration).load()
+    return item.source.load()
 
 
 def text_of(recognizer: Recognizer, tokens: list[int]) -> str:
@@ -126,15 +124,13 @@ class Corpus:
             self.own = [phrases_of(sentence, options.parts) for sentence in self.words]
         else:
             self.own = [sorted({word for word in sentence if word not in common}) for sentence in self.words]
-        file = Path(path) / "manifest.jsonl" if Path(path).is_dir() else Path(path)
-        records = (json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.strip())
-        speakers = {record["id"]: record.get("speaker", record["id"]) for record in records}
-        counts = Counter(speakers[item.id] for item in self.items)
+        speakers = [item.speaker or item.id for item in self.items]
+        counts = Counter(speakers)
         half, filled = {}, [0, 0]
         for speaker, count in sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])):
             half[speaker] = filled.index(min(filled)) if not other else 1 - filled[::-1].index(min(filled))  # others: the report first
             filled[half[speaker]] += count
-        self.half = [half[speakers[item.id]] for item in self.items]
+        self.half = [half[speaker] for speaker in speakers]
         self.speakers = [sum(1 for value in half.values() if value == which) for which in (0, 1)]
 
 

@@ -32,11 +32,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from asr.cli import Parser, _decoding_options, _recognizer
 from asr.errors import UserError
 from asr.scoring.manifest import Item
-from asr.scoring.tune import EncodedSet, Replay, encode_set, read_utterances
+from asr.scoring.tune import EncodedSet, encode_set, read_utterances, search_set
 from asr.scoring.wer import WerResult, normalise, parse_map, score
 from asr.streaming import Recognizer
 from asr.streaming.bench import machine
-from asr.streaming.sources import Source
 
 DRAWS = 2000  # of the bootstrap
 
@@ -78,16 +77,15 @@ def search_times(recognizers: list[Recognizer], encoded: EncodedSet, rounds: int
     times: list[list[float]] = [[] for _ in recognizers]
     for _ in range(rounds):
         for recognizer, taken in zip(recognizers, times, strict=True):
-            replay = Replay(recognizer)
             began = time.process_time()
-            replay.texts(encoded)
+            search_set(recognizer, encoded)
             taken.append((time.process_time() - began) / encoded.seconds)
     return [statistics.median(taken) for taken in times]
 
 
 def streamed(recognizer: Recognizer, items: list[Item], parallel: int) -> list[str]:
     """The words of every utterance, chunk by chunk."""
-    sources = [Source(item.id, item.audio, start=item.start, duration=item.duration) for item in items]
+    sources = [item.source for item in items]
     results = recognizer.transcribe_each(sources, streaming=True, parallel=parallel)
     return ["" if isinstance(result, UserError) else result.text for result in results]
 
@@ -155,7 +153,7 @@ def table(rows: list[Row], manifest: str, mapping: dict[str, str], options: argp
     results, found = [], []
     for row in rows:
         say(row.name)
-        found.append([text for k, part in enumerate(encoded) for text in Replay(row.on(k)).texts(part)])
+        found.append([text for k, part in enumerate(encoded) for text in search_set(row.on(k), part)])
         results.append(score(refs, found[-1], mapping))
     times: list[Any] = [None] * len(rows)
     if options.timed:

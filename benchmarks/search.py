@@ -36,7 +36,6 @@ from asr.scoring.manifest import read_manifest
 from asr.scoring.wer import parse_map, score
 from asr.streaming import Recognizer
 from asr.streaming.bench import machine
-from asr.streaming.sources import Source
 from benchmarks.streaming import BASE, random_pair, random_tokenizer
 
 
@@ -88,7 +87,7 @@ def main(argv=None) -> int:
 
     torch.set_num_threads(1)
     items = list(read_manifest(options.manifest, split=options.split))[: options.limit]
-    audio = [Source(item.id, item.audio, start=item.start, duration=item.duration).load() for item in items]
+    audio = [item.source.load() for item in items]
     if options.model == BASE:
         model, peer, bias = random_pair(np.concatenate(audio)[: 20 * SAMPLE_RATE], options.rate)
         peer.joiner.linear.bias[-1] = bias

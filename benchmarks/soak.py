@@ -28,7 +28,6 @@ from asr.errors import UserError
 from asr.scoring.manifest import read_manifest
 from asr.streaming import Final, Recognizer
 from asr.streaming.bench import machine
-from asr.streaming.sources import Source
 
 RATE = 16000
 
@@ -53,7 +52,7 @@ def playlist(manifest: str | None, limit: int, chunk_seconds: float) -> list[np.
     items = read_manifest(manifest)
     audio = []
     for item in items[:: max(1, len(items) // limit)][:limit]:
-        samples = Source(item.id, item.audio, start=item.start, duration=item.duration).load()
+        samples = item.source.load()
         pause = np.zeros(int(rng.uniform(0.2, 3.0) * RATE), np.float32)
         audio.append((np.clip(np.concatenate([samples, pause]), -1, 1) * 32767).astype(np.int16))
     chunk = round(chunk_seconds * RATE)

@@ -41,7 +41,6 @@ from asr.models.transducer import Transducer, named_config
 from asr.pretrained import resolve
 from asr.scoring.manifest import read_manifest
 from asr.streaming.bench import machine
-from asr.streaming.sources import Source
 from asr.tokens import Tokenizer
 from export.bundle import describe_model
 from export.bundle import read_manifest as read_export
@@ -98,7 +97,7 @@ def read_audio(manifest: str | None, seconds: float) -> np.ndarray:
         return np.random.default_rng(0).normal(0.0, 0.05, size).astype(np.float32)
     parts, found = [], 0
     for item in read_manifest(manifest):
-        parts.append(Source(item.id, item.audio, start=item.start, duration=item.duration).load())
+        parts.append(item.source.load())
         found += len(parts[-1])
         if found >= size:
             break

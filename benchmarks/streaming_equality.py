@@ -25,7 +25,6 @@ import asr
 from asr.errors import UserError
 from asr.scoring.manifest import read_manifest
 from asr.streaming import Final, Recognizer, Session
-from asr.streaming.sources import Source
 
 TOLERANCE = 1e-4
 
@@ -142,7 +141,7 @@ def main() -> int:
         for manifest in options.manifest or real_speech():
             items = read_manifest(manifest, options.split)
             for item in items[:: max(1, len(items) // options.limit)][: options.limit]:
-                audio.append(Source(item.id, item.audio, start=item.start, duration=item.duration).load())
+                audio.append(item.source.load())
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

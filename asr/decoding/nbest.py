@@ -194,9 +194,9 @@ def beam_search(search: BeamSearch, encoder_out: Tensor, lengths: Tensor) -> lis
     return [join(own_scores(pieces), search.beam) for pieces in lists]
 
 
-def own_scores(pieces: Sequence[Settled]) -> list[NBest]:
-    """The hypotheses of pieces that follow one another from the start of a stream, with the scores of each piece alone."""
-    found, before = [], 0.0
+def own_scores(pieces: Sequence[Settled], before: float = 0.0) -> list[NBest]:
+    """The hypotheses of pieces that follow one another, with the scores of each piece alone; ``before``: the score of the stream up to them."""
+    found = []
     for piece in pieces:
         found.append([replace(hypothesis, score=hypothesis.score - before) for hypothesis in piece.nbest])
         before = piece.nbest[0].score

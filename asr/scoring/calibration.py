@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from asr.errors import UserError
+from asr.scoring.picture import new_figure, save_figure
 
 BINS = 10
 FLOOR = 1e-7  # confidences of 0 and 1 count as this far from them: a single certain error must not cost infinity
@@ -194,11 +194,9 @@ def plot_calibration(path: str | Path, kinds: Mapping[str, tuple[Any, Any]], bin
     Raises:
         UserError: the file cannot be written.
     """
-    try:
-        from matplotlib.figure import Figure  # type: ignore[import-not-found, unused-ignore]
-    except ImportError:
+    figure = new_figure(9.0, 4.2)
+    if figure is None:
         return False
-    figure = Figure(figsize=(9.0, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     for axes in (left, right):
         axes.plot([0, 1], [0, 1], color="0.75", linewidth=1)
@@ -213,10 +211,7 @@ def plot_calibration(path: str | Path, kinds: Mapping[str, tuple[Any, Any]], bin
     right.set(xlabel="wrong words accepted", ylabel="correct words accepted", title="ROC")
     left.legend(fontsize=8, loc="lower right")
     right.legend(fontsize=8, loc="lower right")
-    try:
-        figure.savefig(path, dpi=120)
-    except (OSError, ValueError) as error:  # ValueError: an unknown ending
-        raise UserError(f"cannot write the picture {path}: {getattr(error, 'strerror', None) or error}") from None
+    save_figure(figure, path)
     return True
 
 

@@ -12,7 +12,6 @@ from asr.errors import UserError
 from asr.scoring.manifest import read_manifest
 from asr.scoring.wer import WerResult, score, write_report
 from asr.streaming.recognizer import Recognizer
-from asr.streaming.sources import Source
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ def evaluate(
         UserError: a manifest that cannot be used, or none of its recordings can be read.
     """
     items = read_manifest(manifest, split)
-    sources = [Source(item.id, item.audio, start=item.start, duration=item.duration) for item in items]
+    sources = [item.source for item in items]
     started = time.perf_counter()
     refs, hyps, ids, errors = [], [], [], []
     seconds = 0.0

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from asr.errors import UserError
-
-SAMPLE_RATE = 16000
+from asr.features import SAMPLE_RATE
+from asr.streaming.sources import Source
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class Item:
         audio: a file, or a function that gives its samples at 16 kHz.
         start, duration: the part of the file in seconds; None: to its end.
         split: ``train``, ``dev``, ``test``, … or empty.
+        speaker: who speaks, or empty; of a cut with several, the first.
     """
 
     id: str
@@ -33,6 +34,12 @@ class Item:
     start: float = 0.0
     duration: float | None = None
     split: str = ""
+    speaker: str = ""
+
+    @property
+    def source(self) -> Source:
+        """Its recording, as `asr.streaming.Recognizer.transcribe` takes it."""
+        return Source(self.id, self.audio, start=self.start, duration=self.duration)
 
 
 def read_manifest(path: str | Path, split: str | None = None) -> list[Item]:
@@ -103,7 +110,7 @@ def _item(record: dict[str, Any], file: Path, number: int) -> Item:
             "written as lhotse cuts)"
         )
     audio = _find(str(name), file, where)
-    return Item(utterance, text, audio, split=str(record.get("split", "")))
+    return Item(utterance, text, audio, split=str(record.get("split", "")), speaker=_speaker([record]))
 
 
 def _cut(record: dict[str, Any], file: Path, where: str) -> Item:
@@ -112,6 +119,7 @@ def _cut(record: dict[str, Any], file: Path, where: str) -> Item:
     text = " ".join(s["text"] for s in supervisions if s.get("text"))
     name = str(record["id"])
     split = str((record.get("custom") or {}).get("split", ""))
+    speaker = _speaker([record, *supervisions])
     recording = record.get("recording") or {}
     sources = recording.get("sources") or []
     plain = (
@@ -128,12 +136,16 @@ def _cut(record: dict[str, Any], file: Path, where: str) -> Item:
             raise UserError(f"{where}: the audio of cut {name} is the output of a command, and data files run none")
         _place_sources(record, file, where)
         return Item(
-            name, text or _texts(record), _through_lhotse(record, where), 0.0, record.get("duration"), split
+            name, text or _texts(record), _through_lhotse(record, where), 0.0, record.get("duration"), split, speaker
         )
     start, duration = float(record.get("start", 0.0)), float(record["duration"])
     whole = start == 0.0 and abs(duration - float(recording.get("duration", -1.0))) < 1e-3
     audio = _find(str(sources[0]["source"]), file, where)
-    return Item(name, text, audio, start, None if whole else duration, split)
+    return Item(name, text, audio, start, None if whole else duration, split, speaker)
+
+
+def _speaker(records: list[dict[str, Any]]) -> str:
+    return next((str(record["speaker"]) for record in records if record.get("speaker")), "")
 
 
 def _check_times(record: dict[str, Any], where: str) -> None:

@@ -88,7 +88,7 @@ def make_recordings(
     pieces = [
         piece
         for item in read_manifest(manifest, split)[:limit]
-        if (piece := _piece(Source(item.id, item.audio, start=item.start, duration=item.duration), item.text))
+        if (piece := _piece(item.source, item.text))
     ]
     if not pieces:
         raise UserError(f"{manifest}: no utterance has any sound")

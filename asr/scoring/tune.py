@@ -1,6 +1,6 @@
 """Scales of language models, tuned on a dev set: every utterance is encoded once, then searched for every combination of scales.
 
-The searches are those of recognition (`Recognizer.recognise`), so the word error rate of a combination is what ``asr evaluate`` counts with
+The searches are those of recognition (`Recognizer.search_encoded`), so the word error rate of a combination is what ``asr evaluate`` counts with
 it.
 
 Shapes: B utterances of a batch, T' encoder frames of 40 ms, D encoder width.
@@ -8,14 +8,12 @@ Shapes: B utterances of a batch, T' encoder frames of 40 ms, D encoder width.
 
 from __future__ import annotations
 
-import gzip
-import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -30,12 +28,8 @@ from asr.features import SAMPLE_RATE
 from asr.scoring.manifest import Item, read_manifest
 from asr.scoring.trials import Scales, Trial
 from asr.scoring.wer import score
-from asr.streaming.endpointing import EndpointConfig
 from asr.streaming.recognizer import Recognizer
-from asr.streaming.sources import Source
-
-READ_AHEAD = 8  # batches of recordings read before they are sorted by length
-
+from asr.streaming.sources import like_lengths
 
 # ---------------------------------------------------------------- utterances
 
@@ -57,8 +51,7 @@ def read_utterances(manifests: Sequence[str | Path], split: str | None = None, h
     for manifest in manifests:
         items = read_manifest(manifest, split)
         if half is not None:
-            named = _speakers(manifest)
-            speakers = [named.get(item.id) or item.id for item in items]
+            speakers = [item.speaker or item.id for item in items]
             if len(set(speakers)) == 1:
                 speakers = [item.id for item in items]
             chosen = set(sorted(set(speakers))[half - 1 :: 2])
@@ -66,20 +59,6 @@ def read_utterances(manifests: Sequence[str | Path], split: str | None = None, h
                 raise UserError(f"{manifest} has one utterance only: there is no other half")
             items = [item for item, speaker in zip(items, speakers, strict=True) if speaker in chosen]
         found += items
-    return found
-
-
-def _speakers(manifest: str | Path) -> dict[str, str]:
-    """Who speaks each utterance of a manifest that `read_manifest` has accepted; those without a name are left out."""
-    file = Path(manifest) / "manifest.jsonl" if Path(manifest).is_dir() else Path(manifest)
-    opened = gzip.open(file, "rt", encoding="utf-8-sig") if file.suffix == ".gz" else open(file, encoding="utf-8-sig")
-    found = {}
-    with opened as lines:
-        for number, line in enumerate(lines, 1):
-            record = json.loads(line) if line.strip() else {}
-            told = record.get("speaker") or next((s.get("speaker") for s in record.get("supervisions") or []), None)
-            if told:
-                found[str(record.get("id", number))] = str(told)
     return found
 
 
@@ -139,9 +118,22 @@ def encode_set(
     """
     began = time.perf_counter()
     kept = EncodedSet()
-    total = sum(_source(item).seconds() or 0.0 for item in items)
+    total = sum(item.source.seconds() or 0.0 for item in items)
     done, encoded_seconds = 0, 0.0  # utterances and audio encoded, padding included
-    for rows, audio in _batches(items, batch_seconds, kept):
+
+    def load() -> Iterator[tuple[int, np.ndarray]]:
+        for item in items:
+            try:
+                audio = item.source.load()
+            except UserError as error:
+                kept.errors.append(str(error))
+                continue
+            kept.refs.append(item.text)
+            kept.seconds += len(audio) / SAMPLE_RATE
+            yield len(kept.refs) - 1, audio
+
+    for recordings in like_lengths(load(), batch_seconds):
+        rows, audio = [row for row, _ in recordings], [samples for _, samples in recordings]
         frames, lengths = recognizer.encode(audio)
         kept.batches.append(Encoded(rows, (frames.half() if half_precision else frames).cpu(), lengths.cpu()))
         done += len(rows)
@@ -160,73 +152,21 @@ def encode_set(
     return kept
 
 
-def _source(item: Item) -> Source:
-    return Source(item.id, item.audio, start=item.start, duration=item.duration)
-
-
-def _batches(items: Sequence[Item], batch_seconds: float, kept: EncodedSet) -> Iterator[tuple[list[int], list[np.ndarray]]]:
-    """Recordings of similar length and their numbers among those that can be read, which are noted in ``kept``."""
-    group: list[tuple[int, np.ndarray]] = []
-    for count, item in enumerate(items, 1):
-        try:
-            group.append((len(kept.refs), _source(item).load()))
-            kept.refs.append(item.text)
-            kept.seconds += len(group[-1][1]) / SAMPLE_RATE
-        except UserError as error:
-            kept.errors.append(str(error))
-        if count < len(items) and sum(len(audio) for _, audio in group) < READ_AHEAD * batch_seconds * SAMPLE_RATE:
-            continue
-        group.sort(key=lambda entry: len(entry[1]))
-        while group:
-            size = 1
-            while size < len(group) and (size + 1) * len(group[size][1]) <= batch_seconds * SAMPLE_RATE:
-                size += 1
-            yield [row for row, _ in group[:size]], [audio for _, audio in group[:size]]
-            group = group[size:]
-
-
 # ---------------------------------------------------------------- searches
 
 
-class _Encoded:
-    """Stands in for a model whose encoder has been run: features are its output already."""
-
-    def __init__(self, model: Any):
-        self._model = model
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._model, name)
-
-    def encode(self, features: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
-        return features, frames
-
-
-class Replay(Recognizer):
-    """A recogniser for recordings that have been encoded: it searches as the one it is made of, whose search, fusion, … it shares."""
-
-    def __init__(self, base: Recognizer):
-        self.__dict__.update(base.__dict__)
-        self.model = _Encoded(base.model)
-        self._given: tuple[Tensor, Tensor] | None = None
-
-    def _features(self, audio: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
-        assert self._given is not None
-        return self._given
-
-    def texts(self, encoded: EncodedSet, progress: Callable[[int], None] | None = None) -> list[str]:
-        """The words of every utterance, as `Recognizer.transcribe` gives them; ``progress`` is called with the number of utterances done."""
-        found = [""] * len(encoded.refs)
-        done = 0
-        for batch in encoded.batches:
-            self._given = (batch.frames.float().to(self.device), batch.lengths.to(self.device))
-            nothing = [np.zeros(0, np.float32)] * len(batch.rows)
-            for row, segments in zip(batch.rows, self.recognise(nothing, EndpointConfig()), strict=True):
-                found[row] = Transcript.of("", segments).text
-            done += len(batch.rows)
-            if progress is not None:
-                progress(done)
-        self._given = None
-        return found
+def search_set(recognizer: Recognizer, encoded: EncodedSet, progress: Callable[[int], None] | None = None) -> list[str]:
+    """The words of every utterance, as `Recognizer.transcribe` gives them; ``progress`` is called with the number of utterances done."""
+    found = [""] * len(encoded.refs)
+    done = 0
+    for batch in encoded.batches:
+        results = recognizer.search_encoded(batch.frames.float().to(recognizer.device), batch.lengths.to(recognizer.device))
+        for row, segments in zip(batch.rows, results, strict=True):
+            found[row] = Transcript.of("", segments).text
+        done += len(batch.rows)
+        if progress is not None:
+            progress(done)
+    return found
 
 
 @dataclass
@@ -271,7 +211,7 @@ class Tuner:
         recognizer = Recognizer(
             base.model, base.tokenizer, name=base.name, device=base.device, search=search, fusion=fusion, rescore=rescore
         )
-        result = score(encoded.refs, Replay(recognizer).texts(encoded, progress), self.map)
+        result = score(encoded.refs, search_set(recognizer, encoded, progress), self.map)
         if result.words == 0:
             raise UserError("the utterances have no reference words, so nothing can be tuned on them")
         return Trial(scales, result.ins, result.dels, result.sub, result.words, time.perf_counter() - began)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from asr.cli import Parser, write_text
 from asr.errors import UserError
 from asr.memory import keep_freed_memory
+from asr.scoring.picture import new_figure, save_figure
 
 if TYPE_CHECKING:
     from asr.scoring.trials import Scales, Trial, TrialLog
@@ -292,12 +293,10 @@ def plot(path: Path, trials: Sequence[Trial], best: Trial, axes: Sequence[str]) 
     Raises:
         UserError: the file cannot be written.
     """
-    try:
-        from matplotlib.figure import Figure  # type: ignore[import-not-found, unused-ignore]
-    except ImportError:
+    figure = new_figure(6.4, 4.8)
+    if figure is None:
         return False
     plane = _plane(trials, best, axes)
-    figure = Figure(figsize=(6.4, 4.8), layout="constrained")
     picture = figure.subplots()
     x = sorted({getattr(t.scales, axes[0]) for t in plane})
     if len(axes) == 1:
@@ -327,10 +326,7 @@ def plot(path: Path, trials: Sequence[Trial], best: Trial, axes: Sequence[str]) 
         figure.colorbar(shown, label="WER %", extend="max")
     where = ", ".join(f"{_label(name)} {getattr(best.scales, name):g}" for name in axes)
     picture.set_title(f"best: {best.wer:.2f} % at {where}", fontsize=10)
-    try:
-        figure.savefig(path, dpi=120)
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot write the picture {path}: {getattr(error, 'strerror', None) or error}") from None
+    save_figure(figure, path)
     return True
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from asr.decoding.confidence import word_confidences
 from asr.decoding.confusion import ConfusionNetwork, hypothesis_words
 from asr.decoding.greedy import Hypothesis
-from asr.decoding.nbest import NBest, Settled, join
+from asr.decoding.nbest import NBest, Settled, join, own_scores
 from asr.decoding.results import Alternative, Segment, Symbol, Word
 from asr.decoding.word_features import EmissionStatistics, emission_statistics, word_features
 from asr.decoding.words import FRAME_SECONDS, WordBuilder
@@ -120,9 +120,8 @@ class SegmentDetails:
         if self.aligner is not None:
             assert layer is not None
             self._layer.add(layer.cpu())
-        for piece in settled:
-            first, self._known = self._known, self._known + len(piece.nbest[0].tokens)
-            nbest = [replace(h, score=h.score - self._score) for h in piece.nbest]
+        for piece, nbest in zip(settled, own_scores(settled, self._score), strict=True):
+            first, self._known = self._known, self._known + len(nbest[0].tokens)
             self._score = piece.nbest[0].score
             if self._known > self._taken:
                 self._pieces.append(_Piece(first, self._known, piece.frame, nbest))

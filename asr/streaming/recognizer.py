@@ -37,11 +37,10 @@ from asr.streaming.details import Details, SegmentDetails
 from asr.streaming.endpointing import EndpointConfig, Segmenter
 from asr.streaming.events import Event, Final
 from asr.streaming.session import Session
-from asr.streaming.sources import Source, as_sources
+from asr.streaming.sources import Source, as_sources, like_lengths
 from asr.streaming.written import as_normalizer, written_transcript
 
 log = logging.getLogger(__name__)
-READ_AHEAD = 8  # batches of recordings read before they are sorted by length
 
 
 @dataclass
@@ -428,49 +427,28 @@ class Recognizer:
         details: Details | None,
     ) -> Iterator[tuple[int, Transcript | UserError]]:
         """Whole recordings in batches of similar length; recordings longer than a batch are streamed."""
-        group: list[tuple[int, Source, np.ndarray]] = []
         long: list[tuple[int, Source]] = []
-        total = 0.0
-        for index, source in enumerate(sources):
-            seconds = source.seconds()
-            if seconds is None or seconds > batch_seconds:  # unknown: a pipe may be endless
-                long.append((index, source))
-                continue
-            try:
-                group.append((index, source, source.load()))
-            except UserError as error:
-                yield index, error
-                continue
-            total += seconds
-            if total >= READ_AHEAD * batch_seconds:
-                yield from self._batches(group, batch_seconds, endpoint, details)
-                group, total = [], 0.0
-        yield from self._batches(group, batch_seconds, endpoint, details)
+        failed: list[tuple[int, UserError]] = []
+
+        def load() -> Iterator[tuple[tuple[int, Source], np.ndarray]]:
+            for index, source in enumerate(sources):
+                seconds = source.seconds()
+                if seconds is None or seconds > batch_seconds:  # unknown: a pipe may be endless
+                    long.append((index, source))
+                    continue
+                try:
+                    yield (index, source), source.load()
+                except UserError as error:
+                    failed.append((index, error))
+
+        for batch in like_lengths(load(), batch_seconds):
+            all_segments = self.recognise([audio for _, audio in batch], endpoint, details)
+            for ((index, source), audio), segments in zip(batch, all_segments, strict=True):
+                yield index, Transcript.of(source.name, segments, len(audio) / SAMPLE_RATE)
+            while failed:
+                yield failed.pop()
+        yield from failed
         yield from self._stream(long, parallel, endpoint, details)
-
-    def _batches(
-        self,
-        group: list[tuple[int, Source, np.ndarray]],
-        batch_seconds: float,
-        endpoint: EndpointConfig,
-        details: Details | None,
-    ) -> Iterator[tuple[int, Transcript]]:
-        group = sorted(group, key=lambda item: len(item[2]))
-        batch: list[tuple[int, Source, np.ndarray]] = []
-        for item in group:
-            if batch and (len(batch) + 1) * len(item[2]) > batch_seconds * SAMPLE_RATE:
-                yield from self._batch_transcripts(batch, endpoint, details)
-                batch = []
-            batch.append(item)
-        if batch:
-            yield from self._batch_transcripts(batch, endpoint, details)
-
-    def _batch_transcripts(
-        self, batch: list[tuple[int, Source, np.ndarray]], endpoint: EndpointConfig, details: Details | None
-    ) -> Iterator[tuple[int, Transcript]]:
-        all_segments = self.recognise([audio for _, _, audio in batch], endpoint, details)
-        for (index, source, audio), segments in zip(batch, all_segments, strict=True):
-            yield index, Transcript.of(source.name, segments, len(audio) / SAMPLE_RATE)
 
     @torch.inference_mode()
     def recognise(
@@ -479,19 +457,36 @@ class Recognizer:
         """Segments of whole recordings, (S,) float32 at 16 kHz each, as one batch."""
         features, frames = self._features(audio)
         encoded, lengths = self.model.encode(features, frames)
+        layer = None
+        if details and details.aligned_times and self.aligner is not None:
+            layer, _ = layer_outputs(self.model.encoder, features, frames, self.aligner.layer)
+        return self.search_encoded(encoded, lengths, endpoint, details, layer)
+
+    @torch.inference_mode()
+    def search_encoded(
+        self,
+        encoded: Tensor,
+        lengths: Tensor,
+        endpoint: EndpointConfig | None = None,
+        details: Details | None = None,
+        layer: Tensor | None = None,
+    ) -> list[list[Segment]]:
+        """Segments of recordings that have been encoded.
+
+        Args:
+            encoded, lengths: from `encode`.
+            endpoint, details: as for `recognise`.
+            layer: (B, T', D) of the encoder layer that the aligner listens to; needed for aligned times.
+        """
         endpoint = endpoint or EndpointConfig()
-        pieces: list[list[Settled]] = [[] for _ in audio]
+        pieces: list[list[Settled]] = [[] for _ in encoded]
         if self.beam is None:
             hypotheses = greedy.greedy_search(self.model, encoded, lengths, self.blank_penalty)
             symbols = [
                 [Symbol(*symbol) for symbol in zip(h.tokens, h.frames, h.log_probs, strict=True)] for h in hypotheses
             ]
         else:
-            state = self._initial_search(len(audio), endpoint)
-            symbols, pieces = decode(self.beam, encoded, lengths, state)
-        layer = None
-        if details and details.aligned_times and self.aligner is not None:
-            layer, _ = layer_outputs(self.model.encoder, features, frames, self.aligner.layer)
+            symbols, pieces = decode(self.beam, encoded, lengths, self._initial_search(len(encoded), endpoint))
         found = []
         for i, (row, length) in enumerate(zip(symbols, lengths.tolist(), strict=True)):
             segmenter = Segmenter(self.tokenizer, endpoint)

@@ -6,13 +6,16 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from asr.audio import StreamResampler, audio_blocks, channels_of, load_audio
 from asr.errors import UserError
 from asr.features import SAMPLE_RATE
+
+READ_AHEAD = 8  # batches of recordings read before they are sorted by length
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -120,6 +123,35 @@ def as_sources(inputs: Any) -> list[Source]:
     if not single and not pair and not isinstance(inputs, Iterable):
         raise UserError(f"cannot transcribe an object of type {type(inputs).__name__}")
     return [_source(item, i) for i, item in enumerate([inputs] if single or pair else list(inputs))]
+
+
+def like_lengths(recordings: Iterable[tuple[T, np.ndarray]], batch_seconds: float) -> Iterator[list[tuple[T, np.ndarray]]]:
+    """Batches of recordings of like length, so that little of a batch is padding; a few batches are read ahead and sorted.
+
+    Args:
+        recordings: anything that says which one it is, and its samples, (S,) at 16 kHz.
+        batch_seconds: audio in a batch, padding included; a longer recording is a batch of its own.
+    """
+    group: list[tuple[T, np.ndarray]] = []
+    samples = 0
+    for recording in recordings:
+        group.append(recording)
+        samples += len(recording[1])
+        if samples >= READ_AHEAD * batch_seconds * SAMPLE_RATE:
+            yield from _by_length(group, batch_seconds)
+            group, samples = [], 0
+    yield from _by_length(group, batch_seconds)
+
+
+def _by_length(group: list[tuple[T, np.ndarray]], batch_seconds: float) -> Iterator[list[tuple[T, np.ndarray]]]:
+    batch: list[tuple[T, np.ndarray]] = []
+    for recording in sorted(group, key=lambda entry: len(entry[1])):
+        if batch and (len(batch) + 1) * len(recording[1]) > batch_seconds * SAMPLE_RATE:
+            yield batch
+            batch = []
+        batch.append(recording)
+    if batch:
+        yield batch
 
 
 def _is_rate(value: Any) -> bool:

@@ -8,12 +8,11 @@ many and too sure.
 
 from __future__ import annotations
 
-import gzip
 import json
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,9 +41,8 @@ from asr.scoring.calibration import (
 )
 from asr.scoring.manifest import Item, read_manifest
 from asr.scoring.wer import normalise, parse_map, score
+from asr.streaming.sources import like_lengths
 
-SAMPLE_RATE = 16000
-READ_AHEAD = 4  # batches of recordings read before they are sorted by length
 INTERVAL = 0.9  # of the bootstrap over speakers
 MODEL = "model"  # the name of its figures, among those of what needs no model
 
@@ -158,11 +156,16 @@ def collect_words(
     Raises:
         UserError: a manifest that cannot be used, no utterance of the splits, no readable recording.
     """
-    todo = [(item, speaker) for path in manifests for item, speaker in _items(path, splits)]
+    todo = [
+        replace(item, speaker=item.speaker or f"{path}:{item.id}")  # where none is named, the utterance stands for one
+        for path in manifests
+        for item in read_manifest(path)
+        if not splits or item.split in splits
+    ]
     if not todo:
         raise UserError(f"no utterance of split {', '.join(splits)} in {', '.join(str(path) for path in manifests)}")
     words = LabelledWords()
-    for done, (item, speaker, result) in enumerate(_decode(decoder, todo, batch_seconds), 1):
+    for done, (item, result) in enumerate(_decode(decoder, todo, batch_seconds), 1):
         if isinstance(result, UserError):
             words.errors.append(str(result))
         else:
@@ -173,52 +176,29 @@ def collect_words(
             kept = np.array([label is not None for label in labels], bool)
             words.parts.append(features.rows(kept))
             words.correct += [label for label in labels if label is not None]
-            words.speakers += [speaker] * int(kept.sum())
+            words.speakers += [item.speaker] * int(kept.sum())
             words.utterances += 1
         if progress is not None:
             progress(done, len(todo))
     return words
 
 
-def _decode(
-    decoder: Decoder, todo: Sequence[tuple[Item, str]], batch_seconds: float
-) -> Iterator[tuple[Item, str, Decoded | UserError]]:
+def _decode(decoder: Decoder, todo: Sequence[Item], batch_seconds: float) -> Iterator[tuple[Item, Decoded | UserError]]:
     """Results in batches of similar length; not in the order of the manifest, but always in the same."""
-    from asr.streaming.sources import Source
+    failed: list[tuple[Item, UserError]] = []
 
-    group: list[tuple[Item, str, np.ndarray]] = []
-    for k, (item, speaker) in enumerate(todo):
-        try:
-            audio = Source(item.id, item.audio, start=item.start, duration=item.duration).load()
-            group.append((item, speaker, audio))
-        except UserError as error:
-            yield item, speaker, error
-        ahead = sum(len(audio) for *_, audio in group)
-        if not group or (k + 1 < len(todo) and ahead < READ_AHEAD * batch_seconds * SAMPLE_RATE):
-            continue
-        group.sort(key=lambda entry: len(entry[2]))
-        while group:
-            count = 1
-            while count < len(group) and (count + 1) * len(group[count][2]) <= batch_seconds * SAMPLE_RATE:
-                count += 1
-            batch, group = group[:count], group[count:]
-            for (done, name, _), result in zip(batch, decoder([audio for *_, audio in batch]), strict=True):
-                yield done, name, result
+    def load() -> Iterator[tuple[Item, np.ndarray]]:
+        for item in todo:
+            try:
+                yield item, item.source.load()
+            except UserError as error:
+                failed.append((item, error))
 
-
-def _items(path: str | Path, splits: Sequence[str]) -> list[tuple[Item, str]]:
-    """Utterances of a manifest and who speaks; where no speaker is named, the utterance stands for one."""
-    items = read_manifest(path)
-    file = Path(path) / "manifest.jsonl" if Path(path).is_dir() else Path(path)
-    found = []
-    opened = gzip.open(file, "rt", encoding="utf-8-sig") if file.suffix == ".gz" else open(file, encoding="utf-8-sig")
-    with opened as lines:
-        records = (json.loads(line) for line in lines if line.strip())
-        for item, record in zip(items, records, strict=True):
-            told = record.get("speaker") or next((s.get("speaker") for s in record.get("supervisions") or []), None)
-            if not splits or item.split in splits:
-                found.append((item, str(told or f"{file}:{item.id}")))
-    return found
+    for batch in like_lengths(load(), batch_seconds):
+        yield from zip([item for item, _ in batch], decoder([audio for _, audio in batch]), strict=True)
+        while failed:
+            yield failed.pop()
+    yield from failed
 
 
 # ---------------------------------------------------------------- figures

@@ -71,7 +71,7 @@ def test_texts(normalizer, text, written):
 NUMBERS = "one two seven ten twelve twenty five hundred thousand million dollars percent hours may first second doctor".split()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     st.lists(st.tuples(st.sampled_from([*NUMBERS, "May", "it", "Twenty", "$5", "a-b"]) | st.text(max_size=3), st.sampled_from([" ", "  ", "\n", " \t"]))),
     st.integers(0, 1000),

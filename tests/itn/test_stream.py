@@ -45,7 +45,7 @@ seeds = st.integers(0, 10_000)
 HOOK = {"plate": Category("", trigger=("license plate", "q"))}
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(words, seeds, st.sampled_from([0.0, 0.8, 0.97]), st.booleans(), st.booleans())
 def test_invariants_whatever_the_tagger_says(text_words, seed, inside, with_hook, show_open):
     tagger = ChanceTagger(CATEGORIES, seed, inside)
@@ -70,7 +70,7 @@ def test_invariants_whatever_the_tagger_says(text_words, seed, inside, with_hook
     assert all(span.end - span.start <= 12 for span in spans)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(words, words, seeds)
 def test_after_an_endpoint_the_stream_begins_afresh(one, two, seed):
     tagger = ChanceTagger(CATEGORIES, seed, 0.5)

@@ -24,7 +24,7 @@ def problem(batch, frames, labels, vocab, seed=0, dtype=torch.float32):
 
 
 @given(st.integers(1, 3), st.integers(1, 9), st.integers(0, 6), st.integers(0, 10_000))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_covering_band_is_the_full_loss(batch, frames, labels, seed):
     am, lm, targets, *lengths = problem(batch, frames, labels, 5, seed)
     _, occupancy = simple_transducer_loss(lm, am, targets, *lengths, lm_only_scale=0.25)
@@ -40,7 +40,7 @@ def test_covering_band_is_the_full_loss(batch, frames, labels, seed):
 
 
 @given(st.integers(1, 3), st.integers(2, 12), st.integers(1, 10), st.integers(2, 5), st.integers(0, 10_000))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_bands_let_a_path_through(batch, frames, labels, s_range, seed):
     """Any occupancies give a band that starts at 0, climbs by less than its width and ends on the last
     label."""

@@ -23,7 +23,7 @@ from asr.models.folder import save_model
 from asr.scoring import tune_command
 from asr.scoring.manifest import read_manifest
 from asr.scoring.trials import Scales, Trial, TrialLog, best_trial, grid
-from asr.scoring.tune import Replay, Tuner, encode_set, read_utterances
+from asr.scoring.tune import Tuner, encode_set, read_utterances, search_set
 from asr.scoring.wer import score
 from asr.streaming import Recognizer
 from asr.tokens import Tokenizer
@@ -130,10 +130,10 @@ def test_replayed_words_are_those_of_recognition(toy):
     assert len(set(expected)) == len(items)
     for batch_seconds in (0.1, 6.0, 120.0):
         encoded = encode_set(recognizer, items, batch_seconds=batch_seconds)
-        assert Replay(recognizer).texts(encoded) == expected
+        assert search_set(recognizer, encoded) == expected
     assert encoded.refs == [item.text for item in items]
     greedy = Recognizer.load(str(toy / "model"))
-    assert Replay(greedy).texts(encoded) == [result.text for result in greedy.transcribe([item.audio for item in items])]
+    assert search_set(greedy, encoded) == [result.text for result in greedy.transcribe([item.audio for item in items])]
 
 
 def test_rescoring_is_tuned_too(toy, tmp_path, capsys):

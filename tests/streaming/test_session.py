@@ -34,7 +34,7 @@ def stream(recognizer, audio, sizes, rate=16000, **options):
 AUDIO = babble(6.0, seed=1)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(st.lists(st.integers(1, 9000), min_size=1, max_size=4), st.integers(0, len(AUDIO)))
 def test_any_block_size_and_length_equals_offline(sizes, length):
     recognizer = toy_recognizer()

@@ -75,7 +75,7 @@ soup = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(soup, st.sampled_from([" ", "  "]))
 @example([], " ")
 def test_no_text_is_ever_lost(built_once, parts, joint):
@@ -88,7 +88,7 @@ def test_no_text_is_ever_lost(built_once, parts, joint):
     )
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=60))
 def test_arbitrary_text_stays(built_once, text):
     """No number words in it (hypothesis takes strings from the sources, too): every byte comes back."""

@@ -96,7 +96,7 @@ def test_refuses_words_without_signs():
 name = st.text("abcdefghijklmnopqrstuvwxyz", min_size=2, max_size=8)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.lists(name, min_size=1, max_size=2),
     name,
