@@ -5,7 +5,8 @@ dozen steps of Python. So joiner, predictor and fusion run in torch, several hyp
 their answers are lists. The tensors of `BeamSearch` remain what TorchScript and GPUs run.
 
 What was computed once is kept: a stream remembers histories that fell out of the beam (they often come back a frame later) and, for a
-predictor that sees only the last symbols, its output for these symbols and the joiner's rows, which all histories that end in them share.
+predictor that sees only the last symbols, its output for these symbols and the joiner's rows, which all histories that end in them share (and are
+at the same place of a list of phrases or an n-gram model: a fusion whose state is whole numbers).
 This memory belongs to one stream: it goes from block to block with the `BeamState` that `step` returned, and is left behind when that state
 is taken apart, stacked with others or used twice; then the tensors of the state say everything, as they do for the other search.
 
@@ -17,7 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Generator, Sequence
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 WORD = (1 << 64) - 1
 SIGN = 1 << 63
 MANY_HISTORIES = 16  # remembered for every place of the beam
-MANY_CONTEXTS = 512  # outputs of a stateless predictor remembered by a stream
+MANY_CONTEXTS = 512  # outputs of a stateless predictor remembered by a stream, and what is added to them
 NOTHING = np.zeros((0, 0), np.float32)
 
 _by_score: Any = itemgetter(0)
@@ -84,14 +85,13 @@ class _History:
     context: _Context
     bonus: Tensor  # (V,) all that is added; (0,): nothing
     fusion: list[Tensor]
-    rows: _Rows  # those of the context, unless there is a fusion
+    rows: _Rows  # those of the context, unless there is a fusion; shared with histories to which the same is added
 
     def __init__(self, hash_: int, parent_hash: int, last: int):
         self.hash, self.parent_hash, self.last = hash_, parent_hash, last
 
-    def place(self, context: _Context, bonus: Tensor, fusion: list[Tensor], fused: bool) -> None:
-        self.context, self.bonus, self.fusion = context, bonus, fusion
-        self.rows = _Rows() if fused else context.rows
+    def place(self, context: _Context, bonus: Tensor, fusion: list[Tensor], rows: _Rows) -> None:
+        self.context, self.bonus, self.fusion, self.rows = context, bonus, fusion, rows
 
 
 class _Hypothesis:
@@ -176,6 +176,7 @@ class _Stream:
         self.frame = 0  # since the stream was read from a state
         self.histories = {h.history.hash: h.history for h in beam}
         self.contexts: dict[tuple[int, ...], _Context] = {}
+        self.fused: dict[tuple, tuple[Tensor, _Rows]] = {}  # by context and state of the fusion: all that is added, the rows with it
         self.joined: list[_Rows] = []  # of this block
 
     def run(self, encoder: Tensor, limits: list[int], output: _Output, row: int) -> Steps:
@@ -374,40 +375,65 @@ class _Stream:
             rows.clear()
         self.joined = []
         del self.encoder, self.output
-        if len(self.contexts) > MANY_CONTEXTS:
-            self.contexts = {}
+        if max(len(self.contexts), len(self.fused)) > MANY_CONTEXTS:
+            self.contexts, self.fused = {}, {}
 
 
 def _extend(search: BeamSearch, requests: list[_Extend]) -> None:
     """Predictor and fusion of new histories, as one batch."""
-    placed: list[tuple[dict, tuple, _History, _History]] = []  # where the context is, its key, the history, its parent
-    wanted: dict[tuple, tuple[dict, tuple, _History, _History]] = {}  # those whose context has not been computed
+    stateless = search.stateless
+    stateless = search.stateless
+    placed: list[_Placed] = []
+    wanted: dict[tuple, _Placed] = {}  # those whose context has not been computed
     for request in requests:
-        contexts: dict = request.stream.contexts if search.stateless else {}
+        contexts: dict = request.stream.contexts if stateless else {}
         for history, parent in request.pairs:
-            key = (*parent.context.key, history.last) if search.stateless else (history.hash,)
-            placed.append((contexts, key, history, parent))
+            key = (*parent.context.key, history.last) if stateless else (history.hash,)
+            placed.append(_Placed(request.stream, contexts, key, history, parent))
             if key not in contexts:
                 wanted[(id(contexts), *key)] = placed[-1]
     if wanted:
-        tokens = torch.tensor([history.last for _, _, history, _ in wanted.values()])
-        out, states = search.predictor.step(tokens, _stacked([parent.context.predictor for *_, parent in wanted.values()]))
+        tokens = torch.tensor([new.history.last for new in wanted.values()])
+        out, states = search.predictor.step(tokens, _stacked([new.parent.context.predictor for new in wanted.values()]))
         projected, bonus = search.joiner.project_predictor(out).unbind(0), search.internal(out).unbind(0)
-        for i, (contexts, key, _, _) in enumerate(wanted.values()):
-            contexts[key] = _Context(projected[i], bonus[i], [state[i] for state in states], key[1:] if search.stateless else ())
-    if not _fused(search):
-        for contexts, key, history, _ in placed:
-            context = contexts[key]
-            history.place(context, context.bonus, [], False)
+        for i, new in enumerate(wanted.values()):
+            new.contexts[new.key] = _Context(projected[i], bonus[i], [state[i] for state in states], new.key[1:] if stateless else ())
+    if _fused(search):
+        _extend_fused(search, placed)
         return
-    states = search.fusion.step(
-        torch.tensor([history.last for _, _, history, _ in placed]), _stacked([parent.fusion for *_, parent in placed])
-    )
-    scores = search.fusion.scores(states)
-    for i, (contexts, key, history, _) in enumerate(placed):
-        context = contexts[key]
-        added = [part for part in (context.bonus, scores[i] if len(scores) else context.bonus[:0]) if len(part)]
-        history.place(context, sum(added[1:], added[0]) if added else context.bonus, [state[i] for state in states], True)
+    for new in placed:
+        context = new.contexts[new.key]
+        new.history.place(context, context.bonus, [], context.rows)
+
+
+class _Placed(NamedTuple):
+    """A new history: its stream, where its context is and under which key, and the history that it comes from."""
+
+    stream: _Stream
+    contexts: dict[tuple, _Context]
+    key: tuple
+    history: _History
+    parent: _History
+
+
+def _extend_fused(search: BeamSearch, placed: list[_Placed]) -> None:
+    """The fusion of histories whose contexts are there; what is added to a context at one place of the fusion is computed once."""
+    states = search.fusion.step(torch.tensor([new.history.last for new in placed]), _stacked([new.parent.fusion for new in placed]))
+    whole = search.stateless and all(state.dim() == 1 and not state.is_floating_point() for state in states)
+    places: list[tuple] = list(zip(*(state.tolist() for state in states))) if whole else [(i,) for i in range(len(placed))]
+    unshared: dict[tuple, tuple[Tensor, _Rows]] = {}
+    entries = [(new.stream.fused if whole else unshared, (new.key, place)) for new, place in zip(placed, places)]
+    missing = list({(id(fused), key): i for i, (fused, key) in enumerate(entries) if key not in fused}.values())
+    if missing:
+        scores = search.fusion.scores([state[missing] for state in states])
+        for row, i in enumerate(missing):
+            bonus = placed[i].contexts[placed[i].key].bonus
+            if scores.size(1):
+                bonus = bonus + scores[row] if len(bonus) else scores[row]
+            fused, key = entries[i]
+            fused[key] = (bonus, _Rows())
+    for i, (new, (fused, key)) in enumerate(zip(placed, entries)):
+        new.history.place(new.contexts[new.key], fused[key][0], [state[i] for state in states], fused[key][1])
 
 
 def _join(search: BeamSearch, requests: list[_Join]) -> None:
@@ -444,7 +470,7 @@ def _join(search: BeamSearch, requests: list[_Join]) -> None:
     if fused:
         owners = []
         for request in requests:
-            for history in request.histories:
+            for history in {id(h.rows): h for h in request.histories}.values():
                 rows, known = history.rows, history.context.rows
                 rows.base, rows.blank = request.t, known.blank
                 rows.log_probs = known.log_probs[request.t - known.base :]
@@ -505,7 +531,7 @@ def _streams(search: BeamSearch, state: BeamState) -> list[_Stream]:
             key = tuple(keys[row][k]) if keys else ()
             history = _History(hash_, parent_hash, last)
             context = _Context(state.projected[row, k], bonus, [tensor[row, k] for tensor in state.predictor], key)
-            history.place(context, bonus, [tensor[row, k] for tensor in state.fusion], fused)
+            history.place(context, bonus, [tensor[row, k] for tensor in state.fusion], _Rows() if fused else context.rows)
             beam.append(_Hypothesis(score, history, -1 - quiet, -1 - age if age >= 0 else None))
         found.append(_Stream(search, beam))
     return found
