@@ -447,7 +447,7 @@ def test_interrupt(monkeypatch):
 
 def test_reader_that_goes_away(place):
     command = (
-        f"{sys.executable} -m asr.cli transcribe {place}/a0.wav {place}/a1.wav --model {place}/model | true"
+        f"{sys.executable} -m asr transcribe {place}/a0.wav {place}/a1.wav --model {place}/model | true"
     )
     result = subprocess.run(
         ["bash", "-c", command], capture_output=True, text=True, cwd=Path(asr.__file__).parent.parent
