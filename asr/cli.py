@@ -178,16 +178,16 @@ def _decoding_options(parser: Parser) -> None:
     parser.add_argument("--prune", type=float, default=10.0, metavar="NATS", help="drop hypotheses so far below the best")
     parser.add_argument("--ilm-scale", type=float, default=0.0, help="subtract the internal language model, so much of it (ILME)")
     parser.add_argument("--lm", default=None, metavar="FOLDER|FILE", help="a language model: a folder of asr train, or .arpa, .arpa.gz, .npz")
-    parser.add_argument("--lm-scale", type=float, default=0.3, help="of --lm (0.3)")
+    parser.add_argument("--lm-scale", type=float, default=None, help="of --lm (0.3)")
     parser.add_argument("--lodr", default=None, metavar="FILE", help="a bigram of the training text, subtracted (LODR)")
-    parser.add_argument("--lodr-scale", type=float, default=0.2, help="of --lodr (0.2)")
+    parser.add_argument("--lodr-scale", type=float, default=None, help="of --lodr (0.2)")
     parser.add_argument("--rescore", default=None, metavar="FOLDER|FILE", help="a language model that chooses among the hypotheses of each segment when it ends")
-    parser.add_argument("--rescore-scale", type=float, default=0.3, help="of --rescore (0.3)")
+    parser.add_argument("--rescore-scale", type=float, default=None, help="of --rescore (0.3)")
     parser.add_argument(
         "--phrases", default=None, metavar="FILE", help="phrases to prefer, a line each: phrase[<TAB>boost]; [name boost] begins a class"
     )
     parser.add_argument("--phrase-boost", type=float, default=None, metavar="B", help="of phrases without one of their own or of their class (1.5)")
-    parser.add_argument("--class-boost", nargs="+", default=[], metavar="NAME=B", help="boosts of the classes of --phrases, before the file's")
+    parser.add_argument("--class-boost", nargs="+", action="extend", default=[], metavar="NAME=B", help="boosts of the classes of --phrases, before the file's")
 
 
 def _recognizer(options: argparse.Namespace) -> Any:
@@ -205,9 +205,13 @@ def _recognizer(options: argparse.Namespace) -> Any:
     search = SearchConfig(
         kind, 4 if options.beam is None else options.beam, options.max_symbols, options.prune, options.blank_penalty, options.ilm_scale
     )
-    models = LanguageModels(
-        options.lm, options.lm_scale, options.lodr, options.lodr_scale, options.rescore, options.rescore_scale
-    )
+    given: dict[str, Any] = {}
+    for name in ("lm", "lodr", "rescore"):
+        scale = getattr(options, f"{name}_scale")
+        if scale is not None and getattr(options, name) is None:
+            raise UserError(f"--{name}-scale needs --{name}")
+        given |= {name: getattr(options, name)} | ({} if scale is None else {f"{name}_scale": scale})
+    models = LanguageModels(**given)
     phrases = None
     if options.phrases is not None:
         phrases = read_phrases(options.phrases, options.phrase_boost, options.class_boost)
@@ -243,7 +247,7 @@ def transcribe_command(argv: Sequence[str]) -> int:
         "--max-segment", type=float, default=20.0, help="seconds after which a segment is cut"
     )
     parser.add_argument(
-        "--min-speech", type=float, default=0.0, help="seconds of words before silence may end a segment"
+        "--min-speech", type=float, default=0.0, help="seconds from the first to the last symbol before silence may end a segment; a lone short word waits for more"
     )
     parser.add_argument(
         "--token-threshold", type=float, default=0.0, help="least probability of the model's endpoint token, 0 to 1"

@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import asr
 from asr.audio import load_audio
 from asr.decoding.align import layer_output
-from asr.decoding.alignment import Aligner
+from asr.decoding.alignment import MISSING_PRICE, Aligner
 from asr.decoding.beam import SearchConfig
 from asr.features import SAMPLE_RATE
 from asr.pretrained import resolve
@@ -91,6 +91,12 @@ def errors(truth: Truth, found: list[tuple[str, float, float]]) -> list[tuple[fl
         for b in matcher.get_matching_blocks()
         for k in range(b.size)
     ]
+
+
+def known_text(aligner: Aligner, log_probs: torch.Tensor, text: list) -> list[tuple[float, float]]:
+    """What `asr align` finds for the words of ``text``, start and end minus the truth in seconds; words without truth were not said."""
+    found = aligner.align(log_probs, [word for word, _, _ in text], True, MISSING_PRICE)
+    return [(got[1] - start, got[2] - end) for got, (_, start, end) in zip(found, text, strict=True) if start is not None]
 
 
 def figures(pairs: list[tuple[float, float]]) -> dict[str, float]:
@@ -152,7 +158,8 @@ def main() -> None:
     corpus, _, split = args.pauses_from.partition(":")
     pauses = read_pauses(args.data / corpus, split)
     order = np.concatenate([rng.permutation(len(single)) for _ in range(args.strings * args.words // len(single) + 1)])
-    before, after, streamed, text = [], [], [], []
+    before, after, streamed, text, lacking, surplus = [], [], [], [], [], []
+    chance = np.random.default_rng(args.seed + 1)
     total = reference = 0.0
     details = Details(aligned_times=True)
     strings = [splice([single[i] for i in order[n * args.words : (n + 1) * args.words]], pauses, rng) for n in range(args.strings)]
@@ -160,23 +167,27 @@ def main() -> None:
         total += len(audio) / SAMPLE_RATE
         reference += len(truth)
         encoded = layer_output(recognizer.model, recognizer.fbank, audio, aligner.layer)
-        found = aligner.align(aligner.log_probs(encoded), [word for word, _, _ in truth])
-        text += errors(truth, [word[:3] for word in found])
+        log_probs = aligner.log_probs(encoded)
+        text += known_text(aligner, log_probs, truth)
+        drop, add = int(chance.integers(len(truth))), int(chance.integers(len(truth) + 1))
+        lacking += known_text(aligner, log_probs, truth[:drop] + truth[drop + 1 :])
+        surplus += known_text(aligner, log_probs, [*truth[:add], (str(chance.choice([word for word, _ in single])), None, None), *truth[add:]])
         for rows, options in ((before, {}), (after, {"details": details}), (streamed, {"details": details, "streaming": True})):
             words = recognizer.transcribe(audio, **options)[0].words
             rows += errors(truth, [(w.word, w.start, w.end) for w in words])
     cost = costs(args.model, [audio for audio, _ in strings[:20]], args.rounds)
     report = {"emission": figures(before), "aligned": figures(after), "streamed": figures(streamed), "text": figures(text)}
+    report |= {"a word lacks": figures(lacking), "a word more": figures(surplus)}
     if args.format == "json":
         print(json.dumps({"reference_words": int(reference), "audio_seconds": round(total, 1), **report, "time": cost}, indent=2))
         return
     print(f"{args.words_from} {args.split}, pauses of {args.pauses_from}: {reference:.0f} words in {total:.0f} s")
     print(
-        f"{'':<10}{'words':>6}{'start: mean':>13}{'median':>8}{'<= 50':>8}{'<= 100':>8}{'end: mean':>12}{'median':>8}{'<= 50':>8}{'<= 100':>8}"
+        f"{'':<14}{'words':>6}{'start: mean':>13}{'median':>8}{'<= 50':>8}{'<= 100':>8}{'end: mean':>12}{'median':>8}{'<= 50':>8}{'<= 100':>8}"
     )
     for name, row in report.items():
         print(
-            f"{name:<10}{row['words']:>6}"
+            f"{name:<14}{row['words']:>6}"
             + "".join(
                 f"{row[f'{edge}_mean_error_ms']:>{width}.0f} ms{row[f'{edge}_median_ms']:>+8.0f}"
                 f"{100 * row[f'{edge}_within_50']:>6.0f} %{100 * row[f'{edge}_within_100']:>6.0f} %"

@@ -267,7 +267,7 @@ def evaluate_streams(recognizer: Recognizer, corpora: list[Corpus], half: int, l
             texts = [""] * len(sessions)
             while not all(session.finished for session in sessions):
                 for k, events in enumerate(recognizer.step_sessions(sessions)):
-                    texts[k] += "".join(" " + event.text for event in events if isinstance(event, Final))
+                    texts[k] += "".join(("" if event.continues else " ") + event.text for event in events if isinstance(event, Final))
             for (c, i), text in zip(group, texts, strict=True):
                 found[setting][c, i] = normalise(text)
         progress(f"streams: {at + len(group)} of {len(chosen)}")

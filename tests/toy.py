@@ -81,3 +81,8 @@ def babble(seconds: float, seed: int = 0, rate: int = 16000) -> np.ndarray:
         audio[inside] += sound + rng.uniform(0.01, 0.2) * rng.normal(size=int(inside.sum()))
         at += length + rng.uniform(0.0, 0.25)
     return np.clip(audio, -1, 1).astype(np.float32)
+
+
+def cut_words(transcript):
+    """The words of a transcript as its segments have them: one that a segment's end cut in two is two."""
+    return [word for segment in transcript.segments for word in segment.words]

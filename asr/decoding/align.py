@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from asr.decoding.alignment import AlignedWord, Aligner
+from asr.decoding.alignment import MISSING_PRICE, AlignedWord, Aligner
 from asr.decoding.results import WRITERS, Segment, Transcript, Word
 from asr.decoding.viterbi import AlignmentError
 from asr.errors import UserError
@@ -83,7 +83,7 @@ def align_recording(
     parts = list(stream_layer(loaded.model, Fbank(loaded.features), blocks, aligner.layer))  # 90 MB an hour at D = 256
     if not parts:
         raise AlignmentError("there is no audio to align the text with")
-    return aligner.align(aligner.log_probs(torch.cat(parts)), words, skip_ends)
+    return aligner.align(aligner.log_probs(torch.cat(parts)), words, skip_ends, MISSING_PRICE)
 
 
 def to_transcript(name: str, aligned: Sequence[AlignedWord], duration: float) -> Transcript:

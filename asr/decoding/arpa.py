@@ -95,6 +95,7 @@ class _ArpaReader:
         self.number = 0
         self.symbol_of: dict[str, int] = {}
         self.missing = self.foreign = self.left_out = 0
+        self.has_unknown = False
 
     def read(self) -> list[Grams]:
         counts, mark = self._header()
@@ -110,9 +111,10 @@ class _ArpaReader:
         if mark != "\\end\\":
             raise self._error(f"here must be \\end\\, not {mark[:40]!r}")
         if self.missing or self.left_out:
-            what = "%s: %d of the model's tokens are not in it and count as <unk>; %d of its words are no tokens, and "
+            what = "%s: %d of the model's tokens are not in it and %s; %d of its words are no tokens, and "
+            instead = "count as <unk>" if self.has_unknown else "count as its least likely word, for want of <unk>"
             what += "%d n-grams that hold one or cannot occur are left out"
-            log.warning(what, self.name, self.missing, self.foreign, self.left_out)
+            log.warning(what, self.name, self.missing, instead, self.foreign, self.left_out)
         return grams
 
     def _error(self, what: str, number: int | None = None) -> UserError:
@@ -190,6 +192,7 @@ class _ArpaReader:
         if self.foreign == len(names):
             raise UserError(f"{self.name} is not about the model's tokens: none of its {len(names)} words is one")
         unknown = [values[i, 0] for i, word in enumerate(words) if word in UNKNOWN]
+        self.has_unknown = bool(unknown)
         rest = unknown[0] if unknown else values[values[:, 0] > LOG10_ZERO, 0].min(initial=0.0)
         log_probs, back_offs = np.full(self.base, rest), np.zeros(self.base)
         seen = np.zeros(self.base, dtype=bool)

@@ -198,6 +198,8 @@ class BeamSearch(nn.Module):
                 break
             self._join(t, rows, encoder, slot[live])
             left = (state.limits[:, None] - torch.stack([quiet, age], 2)).amin(2)
+            if self.endpoint_id >= 0:
+                left = left.masked_fill(last == self.endpoint_id, 1)  # ends the segment as soon as it is the best
             count, later, order = self._blanks(t, rows, scores, slot, live, valid, torch.where(age >= 0, left, self.never))
             if count > 0:  # nothing but blanks for a while
                 ranks[:, t : t + count] = scores[:, None]
@@ -227,7 +229,7 @@ class BeamSearch(nn.Module):
             # the end of a segment: the best hypothesis is what was said
             due = (new_age[:, 0] >= 0) & ((new_quiet[:, 0] >= state.limits[:, 0]) | (new_age[:, 0] >= state.limits[:, 1]))
             if self.endpoint_id >= 0:
-                due = due | (emitted[:, 0] & (new_last[:, 0] == self.endpoint_id))
+                due = due | ((new_age[:, 0] >= 0) & (new_last[:, 0] == self.endpoint_id))  # maybe said before, and the best only now
             due = due & open_
             if bool(due.any()):
                 final = self.fusion.final([tensor.index_select(0, new_slot.flatten()) for tensor in rows.fusion])
@@ -430,7 +432,12 @@ class BeamSearch(nn.Module):
         """(N, V) what is taken off for the internal language model; (N, 0): nothing."""
         if self.ilm_scale == 0.0:
             return out.new_zeros([out.size(0), 0])
-        scores = self.joiner.internal_lm_logits(out).float().log_softmax(-1) * -self.ilm_scale
+        logits = self.joiner.internal_lm_logits(out).float()
+        if self.endpoint_id > 0:  # no word, as for the other language models
+            logits[:, self.endpoint_id - 1] = self.dead
+        scores = logits.log_softmax(-1) * -self.ilm_scale
+        if self.endpoint_id > 0:
+            scores[:, self.endpoint_id - 1] = 0.0
         return torch.nn.functional.pad(scores, [1, 0])
 
     def _rows(self, state: BeamState, block: int) -> Rows:

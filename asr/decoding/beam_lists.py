@@ -200,16 +200,13 @@ class _Stream:
             if comes < least:
                 self.blank_frame(t, stay, least)
                 ranks[t, : len(self.beam)] = [h.score for h in self.beam]
-                ends = False
             else:
                 yield from self.modified_frame(t, stay, least) if self.search.modified else self.full_frame(t)
                 if len(self.histories) > MANY_HISTORIES * self.search.beam:
                     self.histories = {h.history.hash: h.history for h in self.beam}
-                ends = self.beam[0].since == self.frame and self.beam[0].history.last == self.search.endpoint_id
-            best = self.beam[0]
-            if best.born is not None and (self.frame - best.since >= limits[0] or self.frame - best.born >= limits[1]):
-                ends = True
-            if ends:
+            best = self.beam[0]  # the endpoint token may have been said before, and be the best only now
+            ended = best.history.last == self.search.endpoint_id
+            if best.born is not None and (ended or self.frame - best.since >= limits[0] or self.frame - best.born >= limits[1]):
                 self.settle(t)
             self.frame += 1
         ranks[count:, : len(self.beam)] = [h.score for h in self.beam]

@@ -41,11 +41,13 @@ class BiasFusion(Fusion):
 
     arena: list[Tensor]
 
-    def __init__(self, vocab_size: int, graph: BiasGraph | None = None, scale: float = 1.0):
-        """``vocab_size``: V of the model; ``graph``: the phrases of every new state, if any."""
+    def __init__(self, vocab_size: int, graph: BiasGraph | None = None, scale: float = 1.0, endpoint_id: int | None = None):
+        """``vocab_size``: V of the model; ``graph``: the phrases of every new state, if any; ``endpoint_id``: the model's endpoint token, which
+        is no word: a phrase may go on after it."""
         super().__init__()
         self.vocab_size = vocab_size
         self.scale = float(scale)
+        self.endpoint_id = 0 if endpoint_id is None else endpoint_id
         self.few_rows = FEW_ROWS
         self.device = torch.device("cpu")
         self._held = dict[int, BiasGraph]()  # slot -> graph, slots ascending
@@ -219,7 +221,9 @@ class BiasFusion(Fusion):
         if not torch.jit.is_scripting():
             lists = self._lists
             if lists is not None and count <= self.few_rows and count > 0:
-                return torch.from_numpy(lists.scores(state[0].tolist(), state[1].tolist(), self.scale))
+                rows = torch.from_numpy(lists.scores(state[0].tolist(), state[1].tolist(), self.scale))
+                rows[:, self.endpoint_id] = 0.0
+                return rows
         if self._idle(arena, state[0]):
             return torch.zeros(1, 1, device=arena[0].device).expand(count, size)
         _, _, root_scores, keys, first, children, branch, up, hops, enter, leave, starts = arena
@@ -246,6 +250,7 @@ class BiasFusion(Fusion):
         if starts.size(0) > 0:  # whole words
             found.addcmul_(taken[:, 1:] - taken[:, :1], starts, value=-1.0)
         found[:, 0] = 0.0
+        found[:, self.endpoint_id] = 0.0
         return found if self.scale == 1.0 else found * self.scale
 
     @torch.jit.export
@@ -256,7 +261,7 @@ class BiasFusion(Fusion):
             lists = self._lists
             if lists is not None and tokens.size(0) <= self.few_rows:
                 nodes = lists.step(tokens.tolist(), state[0].tolist(), state[1].tolist())
-                return [state[0], torch.tensor(nodes, dtype=torch.int64)]
+                return [state[0], torch.where(tokens == self.endpoint_id, state[1], torch.tensor(nodes, dtype=torch.int64))]
         if self._idle(arena, state[0]):
             return state
         keys, branch, up, hops = arena[3], arena[6], arena[7], arena[8]
@@ -271,7 +276,7 @@ class BiasFusion(Fusion):
             reached = torch.where(hit, at, reached)
             found = found | hit
             near = up.index_select(0, near)
-        return [state[0], reached - base]
+        return [state[0], torch.where(tokens == self.endpoint_id, state[1], reached - base)]
 
     @torch.jit.export
     def final(self, state: list[Tensor]) -> Tensor:

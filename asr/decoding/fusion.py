@@ -5,9 +5,6 @@ Shapes: N hypotheses, V symbols including blank 0. Scores are natural logarithms
 
 # No `from __future__ import annotations` here: torch.jit.script reads the annotations of this file.
 
-from itertools import accumulate
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
@@ -48,30 +45,44 @@ class FusionSum(Fusion):
         if not parts:
             raise ValueError("a sum of no fusions: use Fusion()")
         self.parts = nn.ModuleList(parts)
-        self.sizes = [len(part.initial_state(1)) for part in parts]
+        self.sizes: list[int] = [len(part.initial_state(1)) for part in parts]
 
-    def _pairs(self, state: list[Tensor]) -> list[tuple[Any, list[Tensor]]]:
-        """Each part with its own share of the state."""
-        ends = list(accumulate(self.sizes))
-        return [(part, state[end - size : end]) for part, end, size in zip(self.parts, ends, self.sizes, strict=True)]
-
+    # loops over the parts as TorchScript unrolls them: no comprehensions, no helpers that take modules
+    @torch.jit.export
     def initial_state(self, batch: int) -> list[Tensor]:
-        return [tensor for part in self.parts for tensor in part.initial_state(batch)]  # type: ignore[operator]
+        state: list[Tensor] = []
+        for part in self.parts:
+            state.extend(part.initial_state(batch))  # type: ignore[operator]
+        return state
 
+    @torch.jit.export
     def scores(self, state: list[Tensor]) -> Tensor:
-        return _total([part.scores(own) for part, own in self._pairs(state)], torch.zeros(0, 0))
+        total, begin = torch.zeros(0, 0), 0
+        for i, part in enumerate(self.parts):
+            total = _plus(total, part.scores(state[begin : begin + self.sizes[i]]))  # type: ignore[operator]
+            begin += self.sizes[i]
+        return total
 
+    @torch.jit.export
     def step(self, tokens: Tensor, state: list[Tensor]) -> list[Tensor]:
-        return [tensor for part, own in self._pairs(state) for tensor in part.step(tokens, own)]
+        after: list[Tensor] = []
+        begin = 0
+        for i, part in enumerate(self.parts):
+            after.extend(part.step(tokens, state[begin : begin + self.sizes[i]]))  # type: ignore[operator]
+            begin += self.sizes[i]
+        return after
 
+    @torch.jit.export
     def final(self, state: list[Tensor]) -> Tensor:
-        return _total([part.final(own) for part, own in self._pairs(state)], torch.zeros(0))
+        total, begin = torch.zeros(0), 0
+        for i, part in enumerate(self.parts):
+            total = _plus(total, part.final(state[begin : begin + self.sizes[i]]))  # type: ignore[operator]
+            begin += self.sizes[i]
+        return total
 
 
-def _total(terms: list[Tensor], nothing: Tensor) -> Tensor:
-    """The sum of what is not empty."""
-    terms = [term for term in terms if term.size(-1) > 0]
-    total = terms[0] if terms else nothing
-    for term in terms[1:]:
-        total = total + term
-    return total
+def _plus(total: Tensor, term: Tensor) -> Tensor:
+    """The sum; what is empty adds nothing."""
+    if total.size(-1) == 0 or term.size(-1) == 0:
+        return term if total.size(-1) == 0 else total
+    return total + term

@@ -15,6 +15,7 @@ from asr.errors import UserError
 from asr.tokens import Tokenizer, normalise_text
 
 DEFAULT_BOOST = 1.5  # a token, in natural logarithms; what sherpa-onnx uses
+PLAIN = str.maketrans({"ß": "ss", "œ": "oe", "æ": "ae", "ø": "o", "ł": "l", "đ": "d", "ð": "d", "þ": "th", "ı": "i"})  # letters without an accent to lose
 UNSPOKEN = re.compile(r"[.,;:!?\"()\[\]{}\u00a1\u00ab\u00bb\u00bf\u2010-\u2015\u201c-\u201f\u2026-]")
 SHOWN_PROBLEMS = 5  # of a file, in one error
 
@@ -207,7 +208,7 @@ def spell(phrase: str, tokenizer: Tokenizer) -> list[int]:
     """The tokens of a phrase as people write it: any case, any apostrophe.
 
     Where the tokens lack them, marks that are not spoken (commas, full stops, hyphens, quotes, brackets) become spaces,
-    and then letters lose their accents (José: jose). What would be spoken, such as digits or ``&``, must be written as
+    and then letters lose their accents (José: jose, Straße: strasse, Łódź: lodz). What would be spoken, such as digits or ``&``, must be written as
     words.
 
     Raises:
@@ -232,5 +233,5 @@ def _encode(text: str, tokenizer: Tokenizer) -> list[int]:
 
 
 def _without_accents(text: str) -> str:
-    parts = unicodedata.normalize("NFD", text)
-    return unicodedata.normalize("NFC", "".join(c for c in parts if unicodedata.category(c) != "Mn"))
+    parts = unicodedata.normalize("NFKD", text).translate(PLAIN)
+    return unicodedata.normalize("NFC", "".join(c for c in parts if unicodedata.category(c) not in ("Mn", "Cf")))

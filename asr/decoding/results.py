@@ -2,7 +2,7 @@
 
 Times are seconds from the start of the stream. A transducer tells when it emits, not when a sound began: a word starts
 with the 40 ms encoder frame that emitted its first symbol and ends with the frame that emitted its last one, so
-0 <= start < end <= start of the next word. Emission trails the sound (the frame has seen its chunk and the look-ahead),
+0 <= start < end <= start of the next word (a full beam may emit two words in one frame, which then share it). Emission trails the sound (the frame has seen its chunk and the look-ahead),
 which is why both times are late rather than early. A word's confidence is the geometric mean of the probabilities of
 its symbols, each given the symbols before it: between 0 and 1, not calibrated. `asr.streaming.details` has better ones of both, and
 what else might have been said.
@@ -60,7 +60,8 @@ class Segment:
 
     With ITN, ``written`` is the written text, and ``spans`` are the conversions with the range of their words and times.
     ``reason`` says why the segment ended: ``silence``, ``token`` (the model's endpoint token), ``length``, or ``end`` of the
-    stream. ``closed`` is when: seconds of the stream that had been heard, to the frame, when the rule ended it. ``alternatives``, the best
+    stream; ``continues``: its first word is the rest of the last word of the segment before, since the rule ended that one between the
+    pieces of a word. ``closed`` is when: seconds of the stream that had been heard, to the frame, when the rule ended it. ``alternatives``, the best
     first, and the ``confusion`` network are there if they were asked for (`asr.streaming.details`). ``symbols`` are what the words
     were made of, the model's endpoint tokens included.
     """
@@ -76,6 +77,7 @@ class Segment:
     alternatives: tuple[Alternative, ...] = ()
     confusion: ConfusionNetwork | None = None
     symbols: tuple[Symbol, ...] = field(default=(), repr=False, compare=False)
+    continues: bool = False
 
     @property
     def shown(self) -> str:
@@ -120,19 +122,29 @@ class Transcript:
 
     @staticmethod
     def of(audio: str, segments: Sequence[Segment], duration: float = 0.0) -> Transcript:
-        """The transcript that consists of ``segments``."""
-        words = tuple(word for segment in segments for word in segment.words)
-        text = " ".join(segment.text for segment in segments)
-        written, spans, first = None, [], 0
-        if any(segment.written is not None for segment in segments):
-            written = " ".join(segment.shown for segment in segments)
+        """The transcript that consists of ``segments``; a word that goes on in the next of them is one word."""
+        words: list[Word] = []
+        spans: list[Span] = []
+        text = written = ""
         for segment in segments:
+            first = len(words)
+            # what was written another way is no part of a word any more
+            if joined := segment.continues and bool(words) and not (spans and spans[-1].end == first or any(s.start == 0 for s in segment.spans)):
+                begun, rest = words.pop(), segment.words[0]
+                words.append(Word(begun.word + rest.word, begun.start, rest.end, min(begun.confidence, rest.confidence)))
+                first -= 1
+            words += segment.words[joined:]
             spans += [replace(span, start=first + span.start, end=first + span.end) for span in segment.spans]
-            first += len(segment.words)
-        return Transcript(audio, text, words, tuple(segments), duration, written, tuple(spans))
+            gap = "" if joined or not text else " "
+            text += gap + segment.text
+            written += gap + segment.shown
+        if all(segment.written is None for segment in segments):
+            return Transcript(audio, text, tuple(words), tuple(segments), duration)
+        return Transcript(audio, text, tuple(words), tuple(segments), duration, written, tuple(spans))
 
     def to_dict(self) -> dict[str, Any]:
-        """``{audio, text, words: [{word, start, end, confidence}], segments: [{text, start, end, closed, reason}]}``.
+        """``{audio, text, words: [{word, start, end, confidence}], segments: [{text, start, end, closed, reason}]}``; where one goes on with
+        a word of the segment before, ``continues: true``.
 
         With ITN every ``text`` is the written one, ``spoken`` beside it the words, and there are ``spans: [{start, end,
         category, spoken, written, start_time, end_time}]``; their start and end count ``words``. Segments have ``alternatives:
@@ -152,6 +164,8 @@ class Transcript:
 def _segment_dict(segment: Segment) -> dict[str, Any]:
     found: dict[str, Any] = {**_texts(segment), "start": segment.start, "end": segment.end}
     found |= {"closed": segment.closed, "reason": segment.reason}
+    if segment.continues:
+        found["continues"] = True
     if segment.confusion is not None:
         found["alternatives"] = [
             {"text": a.text, "score": round(a.score, 3), "posterior": round(a.posterior, 4)} for a in segment.alternatives
@@ -230,7 +244,11 @@ class SubtitleWriter(Writer):
                     and groups
                     and end - groups[-1][0][1] <= self.max_seconds
                 )
-                if i and fits:
+                if not i and segment.continues and groups:
+                    begun = groups[-1].pop()
+                    groups[-1].append((begun[0] + text, begun[1], end))
+                    length = sum(1 + len(text) for text, _, _ in groups[-1]) - 1
+                elif i and fits:
                     groups[-1].append(piece)
                     length += 1 + len(text)
                 else:

@@ -54,6 +54,11 @@ class WordBuilder:
         self._log_prob += log_prob
         self._end = frame + 1
 
+    @property
+    def at_boundary(self) -> bool:
+        """Whether the last symbol only said that a word begins."""
+        return bool(self._ids) and self._growing() is None
+
     def words(self) -> tuple[Word, ...]:
         """All words so far, the growing one included."""
         growing = self._growing()

@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from asr.decoding.results import Segment
+from asr.decoding.results import Segment, Transcript
 from asr.features import SAMPLE_RATE
 from asr.scoring.recordings import Spoken, make_recordings
 from asr.scoring.wer import WerResult, score
@@ -148,7 +148,7 @@ def score_endpoints(
         else:
             ended[i] = endpoint.time
     reference = " ".join(s.text for s in spoken)
-    heard = " ".join(endpoint.segment.text for endpoint in endpoints)
+    heard = _text(endpoints)
     against = score([reference if uncut is None else uncut], [heard], map)
     return EndpointScore(
         utterances=len(spoken),
@@ -162,6 +162,9 @@ def score_endpoints(
         result=score([reference], [heard], map, [name]),
     )
 
+
+def _text(endpoints: Sequence[Endpoint]) -> str:
+    return Transcript.of("", [endpoint.segment for endpoint in endpoints]).text
 
 
 def listen(
@@ -244,7 +247,7 @@ def evaluate_endpoints(
         recognizer, audio * len(every), [config for config in every for _ in recordings], progress
     )
     count = len(recordings)
-    uncut = [" ".join(endpoint.segment.text for endpoint in endpoints) for endpoints in heard[:count]]
+    uncut = [_text(endpoints) for endpoints in heard[:count]]
     seconds = sum(recording.seconds for recording in recordings)
     evaluations = []
     for number, config in enumerate(configs, 1):
@@ -259,8 +262,9 @@ def evaluate_endpoints(
 
 
 def endpoint_table(evaluations: Sequence[EndpointEvaluation]) -> str:
-    """The scores as lines of text, one a configuration; latencies in seconds, early cuts and misses in percent."""
-    head = ("silence", "min speech", "token", "longest", "p50", "p90", "early", "missed", "extra", "lost", "doubled", "WER")
+    """The scores as lines of text, one a configuration; latencies in seconds; of the utterances that ``ended`` (an endpoint came after their
+    end, in percent), as early cuts and misses."""
+    head = ("silence", "min speech", "token", "longest", "p50", "p90", "ended", "early", "missed", "extra", "lost", "doubled", "WER")
     rows = [head]
     for evaluation in evaluations:
         config, found = evaluation.config, evaluation.score
@@ -272,6 +276,7 @@ def endpoint_table(evaluations: Sequence[EndpointEvaluation]) -> str:
             _number(config.max_segment),
             _number(found.p50, 2),
             _number(found.p90, 2),
+            f"{len(found.latencies) * share:.1f} %",
             f"{found.early * share:.1f} %",
             f"{found.misses * share:.1f} %",
             str(found.extra),

@@ -99,6 +99,11 @@ class SegmentDetails:
         self._state: Any = None  # of the predictor after the finished segments
         self.reset()
 
+    @property
+    def undecided(self) -> bool:
+        """Whether rescoring may still choose among the readings of what the search has settled within the current segment."""
+        return self._rescore is not None and bool(self._pieces)
+
     @torch.inference_mode()
     def reset(self) -> None:
         """The search has forgotten what was said, and counts from 0 again."""
@@ -144,15 +149,17 @@ class SegmentDetails:
             if nbest[0].tokens != own.tokens:
                 best = nbest[0]
                 words = _words(best, self._tokenizer)
-        begin = segment.symbols[0].frame
+        # not that of the first symbol: an endpoint token, or a piece without text, that ended no segment may be of long ago
+        begin = round(segment.words[0].start / FRAME_SECONDS)
         first = min(begin, max(self._from, begin - _frames(LEAD_SECONDS)))
         self._from = max(self._from, round(words[-1].end / FRAME_SECONDS))
         spoken = [_spoken(h, self._tokenizer.endpoint_id) for h in nbest]
         network = ConfusionNetwork.of(spoken, self._tokenizer) if spoken else None
         if self.details.confidence:
-            statistics = self._statistics(best, first, closed)
+            heard = replace(best, frames=[max(first, frame) for frame in best.frames])
+            statistics = self._statistics(heard, first, closed)
             features = word_features(
-                _spoken(best, self._tokenizer.endpoint_id), self._tokenizer, nbest=spoken, network=network, statistics=statistics
+                _spoken(heard, self._tokenizer.endpoint_id), self._tokenizer, nbest=spoken, network=network, statistics=statistics
             )
             values = word_confidences(features, self.confidence_model)
             words = tuple(replace(word, confidence=float(value)) for word, value in zip(words, values, strict=True))

@@ -2,8 +2,9 @@
 
 An endpoint only cuts the list of words. The encoder state and, by default, the predictor's context live on, so that the
 words are those of one long recording: none is lost, doubled or changed by the cut (the complaints about hard resets:
-sherpa-onnx #1629, #1700, #2061). Everything is counted in encoder frames of 40 ms, never in chunks or blocks, so the
-cuts are the same for any block size and for offline decoding.
+sherpa-onnx #1629, #1700, #2061). Where a rule cuts between two pieces of a word, the next segment `continues` it, and transcripts
+join the two. Everything is counted in encoder frames of 40 ms, never in chunks or blocks, so the cuts are the same for any block
+size and for offline decoding.
 
 The rules together (`EndpointConfig` holds all of them):
 
@@ -68,11 +69,12 @@ NO_ENDPOINT = EndpointConfig(trailing_silence=None, max_segment=None)
 class Segmenter:
     """Cuts one stream of symbols into segments; holds the current segment only.
 
-    A word is cut only if it outlives twice ``max_segment``, which bounds the memory of a stream whatever a model emits.
+    Length cuts a word only if it outlives twice ``max_segment``, which bounds the memory of a stream whatever a model emits.
     """
 
     def __init__(self, tokenizer: Any, config: EndpointConfig):
         self.current = WordBuilder(tokenizer)
+        self._tokenizer = tokenizer
         self._endpoint_id = tokenizer.endpoint_id
         self._silence = frames(config.trailing_silence)
         self._longest = frames(config.max_segment)
@@ -83,6 +85,8 @@ class Segmenter:
         self.first = 0  # frame of the current segment's first symbol
         self._deadline = NEVER  # the frame which, if silent, ends the segment
         self._reason = "silence"  # why it will
+        self._cut = False  # a segment has ended, and its last word may go on
+        self._continues = False  # the current segment began with the rest of a word
 
     def emit(self, frame: int, token: int, log_prob: float) -> list[Segment]:
         """A symbol (never blank) emitted at an encoder frame of the stream; the segments this ends, 0 to 2.
@@ -102,6 +106,7 @@ class Segmenter:
                 ended += self.flush(frame, "length")
         if not self.current:
             self.first = frame
+            self._continues = self.continues_with(token)
         self._symbols.append(symbol)
         self.current.add(token, frame, log_prob)
         enough = frame + 1 - self.first >= self._least
@@ -111,6 +116,10 @@ class Segmenter:
         self._reason = "silence" if silence <= length else "length"
         return ended
 
+    def continues_with(self, token: int) -> bool:
+        """Whether the current segment, or one that this symbol begins, goes on with the last word of the segment before."""
+        return self._continues if self.current else self._cut and not self._tokenizer.is_word_start(token)
+
     def advance(self, frame: int) -> list[Segment]:
         """Everything up to and including ``frame`` has been decoded; the segment that silence has ended, if any."""
         return self.flush(self._deadline + 1, self._reason) if frame >= self._deadline else []
@@ -118,9 +127,12 @@ class Segmenter:
     def flush(self, frame: int, reason: str = "end") -> list[Segment]:
         """End the current segment, if it has a word, with what was heard before encoder frame ``frame``; ``reason``: see `Segment`."""
         self._deadline = NEVER
+        if self.current:
+            self._cut = not self.current.at_boundary
         words = self.current.take()
         if not words:
             return []
         symbols, self._symbols = tuple(self._symbols), []
         # a word that opens a segment may come in the frame in which the one before was finished
-        return [replace(Segment.of(words, reason), closed=seconds(max(frame, symbols[-1].frame + 1)), symbols=symbols)]
+        closed = seconds(max(frame, symbols[-1].frame + 1))
+        return [replace(Segment.of(words, reason), closed=closed, symbols=symbols, continues=self._continues)]

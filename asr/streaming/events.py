@@ -22,12 +22,14 @@ class Partial:
         stable: how many leading words can no longer change; only the word after them may still grow.
         written: with ITN the same words as people write them, else None. What is settled is written and hardly ever
             revised; the words at the end that may still become part of a number are as spoken, and may change.
+        continues: as in `Final`.
     """
 
     text: str
     words: tuple[Word, ...]
     stable: int
     written: str | None = None
+    continues: bool = False
 
     @property
     def shown(self) -> str:
@@ -46,9 +48,11 @@ class Final:
         written: with ITN the text as people write it, else None.
         spans: with ITN what was converted: range in ``words``, category, spoken, written, times in seconds.
         reason: why the segment ended: ``silence``, ``token``, ``length`` or ``end`` (`EndpointConfig`).
-        closed: when the rule ended it, seconds of the stream; an application hears of it a chunk and its look-ahead later at most.
+        closed: when the rule ended it, seconds of the stream; an application hears of it a chunk and its look-ahead later, with
+            a beam as soon as its hypotheses agree on what has ended.
         alternatives, confusion: what else it may have been, if asked for (`Details`).
         symbols: what the words were made of.
+        continues: the first word is the rest of the last word of the segment before: no space belongs between them.
     """
 
     text: str
@@ -62,6 +66,7 @@ class Final:
     alternatives: tuple[Alternative, ...] = ()
     confusion: ConfusionNetwork | None = None
     symbols: tuple[Symbol, ...] = field(default=(), repr=False, compare=False)
+    continues: bool = False
 
     @property
     def stable(self) -> int:

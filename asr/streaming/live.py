@@ -101,7 +101,7 @@ def transcribe_live(
                 if not text_to_stdout:
                     segments.append(event.segment)
                 elif not at_terminal:
-                    print(separator + event.shown, end="", flush=True)
+                    print(("" if event.continues and started else separator) + event.shown, end="", flush=True)
                     separator = " "
                     started = True
         if display is not None:

@@ -106,7 +106,7 @@ class Recognizer:
         if self.search.kind != "greedy":
             end = tokenizer.endpoint_id
             if phrases is not None:
-                self.bias = BiasFusion(tokenizer.vocab_size, self.phrases(phrases))
+                self.bias = BiasFusion(tokenizer.vocab_size, self.phrases(phrases), endpoint_id=end)
                 fusion = self.bias if fusion is None else FusionSum([fusion, self.bias])
             self.beam = BeamSearch(self.model, self.search, fusion, -1 if end is None else end).to(self.device).eval()
         elif fusion is not None or phrases is not None or rescore is not None or self.search.ilm_scale:
@@ -152,6 +152,12 @@ class Recognizer:
         _check_device(device)
         folder = Path(resolve(name_or_folder))
         loaded = load_model(folder)
+        if search is not None and search.kind == "beam" and loaded.config.get("extra", {}).get("rnnt_type") == "modified":
+            log.warning(
+                "%s was trained with one symbol a frame (rnnt_type: modified): search modified_beam knows that, search beam does not and "
+                "may make it worse",
+                name_or_folder,
+            )
         return cls(
             loaded.model,
             loaded.tokenizer,

@@ -64,6 +64,7 @@ class Session:
         self._ended = False  # no more input
         self._finished = False  # every event has been handed out
         self._ahead: tuple[tuple[int, int, float], ...] = ()  # symbols shown that may still change
+        self._stable = 0  # words of the current segment that were said to be stable
         self.slot: int | None = None  # of its own phrases
         self.release: Callable[[], object] = lambda: None  # gives them back
         self.history = History() if recognizer.search.kind != "greedy" else None
@@ -201,6 +202,7 @@ class Session:
         if self._writer:
             segments = [self._writer.segment(segment) for segment in segments]
         events: list[Event] = [Final.of(segment) for segment in segments]
+        self._stable = 0 if segments else self._stable
         end = self.recognizer.tokenizer.endpoint_id
         ahead = tuple((s.token, s.frame, s.log_prob) for s in pending if s.token != end)
         changed = bool(settled) or ahead != self._ahead
@@ -209,8 +211,12 @@ class Session:
             words = self._segmenter.current.preview(ahead)
             text = " ".join(word.word for word in words)
             stable = self._segmenter.current.done
+            if self.details and self.details.undecided:
+                stable = stable[: self._stable]
+            self._stable = len(stable)
             written = self._writer.partial(stable, words[len(stable) :]) if self._writer else None
-            events.append(Partial(text, words, len(stable), written))
+            continues = self._segmenter.continues_with(ahead[0][0] if ahead else 0)
+            events.append(Partial(text, words, len(stable), written, continues))
         return events, bool(segments)
 
     def _drain(self) -> list[Event]:

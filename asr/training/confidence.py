@@ -231,7 +231,7 @@ def cross_validated(words: LabelledWords, folds: int) -> dict[str, np.ndarray]:
     features, correct = words.features, np.array(words.correct, bool)
     fold = split_groups(words.speakers, folds)
     if len(correct) == 0 or fold.max() == 0:
-        raise UserError("cross-validation needs words of at least two speakers")
+        raise UserError("cross-validation needs words of at least two speakers; with --test, one is enough")
     found = untrained(features)
     for k in range(fold.max() + 1):
         rest = fold != k
@@ -361,13 +361,18 @@ def confidence_command(argv: Sequence[str]) -> int:
 
     words = collect(options.manifest)
     test = collect(options.test) if options.test else None
+    if test is not None and not test.correct:
+        raise UserError("no word was recognised in the test manifests: there is nothing to measure")
     both = sorted(set(words.speakers) & set(test.speakers)) if test is not None else []
     if both:
         raise UserError(f"speaker {both[0]} is in the training and in the test manifests")
     if not quiet:
         print(f"training: {words}")
-    held_out = cross_validated(words, options.folds)
-    blocks = {f"cross-validation, {len(words.correct)} words": (held_out, words)}
+    blocks = {}
+    if test is None or len(set(words.speakers)) > 1:
+        blocks[f"cross-validation, {len(words.correct)} words"] = (cross_validated(words, options.folds), words)
+    elif not quiet:
+        print("one speaker: no cross-validation")
     models = fitted(words.features, words.correct, words.speakers)
     if test is not None:
         if not quiet:

@@ -57,6 +57,7 @@ def export_folder(
         "recipe": info["recipe"]["name"],
         "step": int(info["step"]),
         "checkpoints": [path.name for path in paths],
+        "rnnt_type": info["recipe"].get("loss", {}).get("rnnt_type", "regular"),
     }
     text = card or _card(info, paths, model, _measured(info, paths, average))
     return save_model(folder, model.eval(), tokenizer, features, text, extra=extra, overwrite=True)

@@ -10,6 +10,7 @@ import torch
 
 from asr.decoding import greedy
 from asr.decoding.beam import BeamSearch, SearchConfig
+from asr.decoding.biasing import BiasFusion, BiasGraph
 from asr.decoding.fusion import Fusion, FusionSum
 from asr.decoding.nbest import History, beam_search, blocks_of
 from asr.errors import UserError
@@ -162,6 +163,33 @@ def test_fusion_is_added_at_every_symbol_and_at_the_end(kind):
         logits = model.joiner.join(model.joiner.project_encoder(out[0, frame])[None], model.joiner.project_predictor(y))
         assert log_prob == pytest.approx(float(logits.log_softmax(-1)[0, symbol]), abs=1e-4)
         y, state = model.predictor.step(torch.tensor([symbol]), state)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("lists", [True, False])
+@pytest.mark.parametrize("vocab, frames, max_symbols", [(4, 2, 2), (3, 2, 3), (2, 3, 5)])
+def test_phrases_and_everything_else_equal_all_paths(kind, lists, vocab, frames, max_symbols):
+    model, table = tiny(vocab=vocab), Table(vocab, 1)
+    starts = [False] + [symbol % 2 == 1 for symbol in range(1, vocab)]
+    phrases = BiasGraph([(1,), (1, 1, 1), (vocab - 1, 1)], [2.0, 6.0, 0.5], vocab, starts)
+    fusion = FusionSum([table, BiasFusion(vocab, phrases)])
+    torch.manual_seed(3)
+    out = torch.randn(1, frames, 16) * 2
+    config = SearchConfig(kind, beam=200, max_symbols=max_symbols, prune=1e9, blank_penalty=0.7, ilm_scale=0.3)
+    search = BeamSearch(model, config, fusion)
+    search.lists = lists
+
+    def state(history):
+        found = fusion.initial_state(1)
+        for symbol in history:
+            found = fusion.step(torch.tensor([symbol]), found)
+        return found
+
+    expected = exhaustive(model, out[0], kind, max_symbols, lambda history: fusion.scores(state(history))[0], 0.7, 0.3)
+    expected = {history: score + float(fusion.final(state(history))) for history, score in expected.items()}
+    found = {tuple(h.tokens): h.score for h in beam_search(search, out, torch.tensor([frames]))[0]}
+    assert found == pytest.approx(expected, abs=1e-3)
 
 
 def encoded(*seconds):

@@ -116,3 +116,8 @@ def test_beam_search_takes_it_scripted_too() -> None:
     scripted = beam_search(torch.jit.script(search), *encoded)[0]
     assert [h.tokens for h in scripted] == [h.tokens for h in fused]
     assert [h.score for h in scripted] == pytest.approx([h.score for h in fused], abs=1e-4)
+
+
+def test_a_sum_is_scripted_too(lm: LanguageModel) -> None:
+    both = FusionSum([NeuralFusion(lm, SCALE), NeuralFusion(lm, -0.1)])
+    torch.testing.assert_close(walk(torch.jit.script(both), PATHS), walk(both, PATHS))
