@@ -239,3 +239,45 @@ def test_gradients_are_not_needed():
     assert len(blocks_of(block)) == 1
     _, state = search.step(frames(1, 6), torch.tensor([6]), state)
     assert not state.projected.requires_grad
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("lists", [True, False])
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_endpoint_token_ends_a_segment_as_soon_as_its_hypothesis_is_the_best(kind, lists):
+    """In the frame of the token, or in a later one of blanks that makes it the best."""
+    late = 0
+    for seed in range(12):
+        model = random_model("stateless", 1, seed=seed)
+        model.joiner.output.bias[END] += 1.5
+        search = BeamSearch(model, SearchConfig(kind, beam=6, blank_penalty=-4.0), endpoint_id=END)
+        search.lists = lists
+        state = search.initial_state(1)
+        said = [()] * 6  # symbols of each hypothesis since the last end, with their frames
+        at = 0
+        for block in frames(1, 40, seed=seed).split(4, 1):
+            found, state = search.step(block, torch.tensor([block.size(1)]), state)
+            for parents, tokens, _, ranks, settled in zip(*blocks_of(found)[0], strict=True):
+                said = [(*said[p], *((t, at) for t in new if t)) for p, new in zip(parents, tokens, strict=True)]
+                best = max(range(6), key=ranks.__getitem__)
+                ended = bool(said[best]) and said[best][-1][0] == END
+                assert settled == ended
+                if ended:
+                    late += said[best][-1][1] < at
+                    said = [()] * 6
+                at += 1
+    assert late > 0
+
+
+@torch.no_grad()
+def test_the_internal_language_model_knows_no_endpoint_token():
+    """As the other language models: it says how likely words are among words."""
+    model = random_model("lstm")
+    search = BeamSearch(model, SearchConfig("modified_beam", beam=2, ilm_scale=0.5), endpoint_id=END)
+    out = torch.randn(5, 8)
+    found = search.internal(out)
+    assert found.shape == (5, SYMBOLS) and bool((found[:, [0, END]] == 0).all())
+    words = (found[:, 1:END] / -0.5).exp()
+    torch.testing.assert_close(words.sum(1), torch.ones(5))
+    all_symbols = model.joiner.internal_lm_logits(out)[:, : END - 1].softmax(-1)
+    torch.testing.assert_close(words, all_symbols)

@@ -533,3 +533,23 @@ def test_toy_tokens_spell_cased_phrases():
     fusion = BiasFusion(tokenizer.vocab_size, BiasGraph.build(["Seven  EIGHT"], tokenizer))
     ids = tokenizer.encode("seven eight")
     assert earned(fusion, ids) == pytest.approx(1.5 * len(ids))
+
+
+@pytest.mark.parametrize("scripted", [False, True])
+@pytest.mark.parametrize("few_rows", [0, 20])
+def test_an_endpoint_token_is_no_word_of_a_phrase(scripted, few_rows):
+    """It adds nothing, takes nothing back, and the phrase goes on after it."""
+    graph = BiasGraph([(1, 2, 1)], [2.0], V, [token % 2 == 1 for token in range(V)])
+    fusion = BiasFusion(V, graph, endpoint_id=5)
+    fusion.few_rows = few_rows
+    run = torch.jit.script(fusion) if scripted else fusion
+    totals = []
+    for string in ((1, 2, 1), (1, 5, 2, 5, 5, 1), (1, 4, 2, 1)):
+        state, total = run.initial_state(1), 0.0
+        for token in string:
+            added = run.scores(state)[0]
+            assert float(added[0]) == float(added[5]) == 0.0
+            total += float(added[token])
+            state = run.step(torch.tensor([token]), state)
+        totals.append(total + float(run.final(state)))
+    assert totals[0] == totals[1] == pytest.approx(6.0) and totals[2] == pytest.approx(0.0)

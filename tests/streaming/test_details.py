@@ -17,15 +17,18 @@ from asr.decoding.alignment import Aligner
 from asr.decoding.beam import SearchConfig
 from asr.decoding.confidence import ConfidenceModel
 from asr.decoding.nbest import beam_search, decode
-from asr.decoding.results import Transcript
+from asr.decoding.rescoring import Rescorer
+from asr.decoding.results import Symbol, Transcript
 from asr.decoding.word_features import FEATURES, emission_statistics, word_features
 from asr.errors import UserError
+from asr.features import FeatureConfig
 from asr.models.branch import AlignmentBranch, BranchConfig, letter_ids
-from asr.streaming import NO_ENDPOINT, Details, EndpointConfig, Final
+from asr.models.lm import LanguageModel, LanguageModelConfig
+from asr.streaming import NO_ENDPOINT, Details, EndpointConfig, Final, Recognizer
 from asr.streaming.details import LEAD_SECONDS
 from tests.decoding.test_beam import Table
 from tests.streaming.test_session import stream
-from tests.toy import babble, toy_recognizer, toy_tokenizer
+from tests.toy import babble, toy_model, toy_recognizer, toy_tokenizer
 
 ALL = Details(aligned_times=True, confidence=True, alternatives=3)
 CUTS = EndpointConfig(trailing_silence=0.2, max_segment=1.0)  # many segments, some of them cut within a piece of the search
@@ -291,3 +294,43 @@ def test_the_command(tmp_path, capsys):
     for segment in offline["segments"]:
         assert 1 <= len(segment["alternatives"]) <= 2 and segment["confusion"]
         assert math.isfinite(segment["alternatives"][0]["score"])
+
+
+def test_an_endpoint_token_after_silence_does_not_wait_for_the_next_words(caplog):
+    """It ends no segment and belongs to the next one, which may begin long after what was kept of its frame is forgotten."""
+    recognizer = recogniser(endpoint=True)
+    end = recognizer.tokenizer.endpoint_id
+    word = next(i for i in range(1, end) if recognizer.tokenizer.is_word_start(i) and len(recognizer.tokenizer.pieces[i]) > 1)
+    session = recognizer.session(endpoint=EndpointConfig(trailing_silence=0.2), details=replace(ALL, alternatives=0))
+    encoded, layer = torch.randn(600, 32), torch.randn(600, 32)
+    finals = []
+    for first in range(0, 600, 4):
+        symbols = [Symbol(token, frame, -0.1) for frame, token in ((10, word), (20, end), (300, word), (301, word)) if first <= frame < first + 4]
+        session.details.accept(encoded[first : first + 4], layer[first : first + 4], [])
+        finals += [event for event in session.take_symbols(4, symbols)[0] if isinstance(event, Final)]
+    assert [len(final.words) for final in finals] == [1, 2]
+    assert 300 * 0.04 - LEAD_SECONDS <= finals[1].start < 301 * 0.04 and finals[1].symbols[0].token == end
+    assert all(0 < w.confidence <= 1 for final in finals for w in final.words)
+
+
+def test_rescoring_changes_no_word_that_was_stable():
+    """Also where the search settles within a segment, which waits for more speech."""
+    torch.manual_seed(0)
+    model = LanguageModel(toy_tokenizer().vocab_size, LanguageModelConfig(8, 8, 1)).eval()
+    torch.nn.init.normal_(model.bias, std=2)
+    plain = Recognizer(toy_model(), toy_tokenizer(), FeatureConfig(), search=SearchConfig("modified_beam", beam=6))
+    rescored = Recognizer(plain.model, plain.tokenizer, FeatureConfig(), search=plain.search, rescore=Rescorer(model, 1.0))
+    config = EndpointConfig(trailing_silence=0.2, min_speech=1.5)
+    finals, changed, promised = 0, 0, 0
+    for seed in range(8):
+        stable = []
+        audio = babble(4.0, seed=seed)
+        same = [s.text for s in plain.transcribe(audio, endpoint=config)[0].segments]
+        for event in stream(rescored, audio, [2560], endpoint=config)[1]:
+            words = [word.word for word in event.words]
+            assert words[: len(stable)] == stable
+            promised += len(stable)
+            stable = [] if isinstance(event, Final) else words[: event.stable]
+            finals += isinstance(event, Final)
+            changed += isinstance(event, Final) and event.text not in same
+    assert finals > 8 and changed > 4 and promised > 0
