@@ -7,13 +7,14 @@ arguments have been checked. Bad input ends with ``error: <one sentence>`` on st
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
 import errno
 import importlib
 import io
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -53,6 +54,9 @@ class Parser(argparse.ArgumentParser):
             UserError: an unknown option (the nearest is suggested), a missing or ill-typed value.
         """
         words = list(argv)
+        before = words[: words.index("--")] if "--" in words else words
+        if not {"-h", "--help"} & set(before):  # first: an option that is missing may be the one that is misspelt
+            self._refuse_unknown([word for word in before if _is_option(word)])
         if "--" in words:  # argparse reads the words twice, and the second time it no longer knows what followed `--`
             at = words.index("--") + 1
             words[at:] = [AFTER_DASHES + word for word in words[at:]]
@@ -66,14 +70,28 @@ class Parser(argparse.ArgumentParser):
                 setattr(namespace, action.dest, value.removeprefix(AFTER_DASHES))
         if unknown:
             name = next((item for item in unknown if item.startswith("-")), unknown[0])
-            option = name.partition("=")[0]
-            known = [string for action in self._actions for string in action.option_strings]
-            raise UserError(f"{self.prog} has no option {option}{hint(option, known)}")
+            raise UserError(f"{self.prog} has no {'option' if name.startswith('-') else 'argument'} {name}")
         return namespace
+
+    def _refuse_unknown(self, words: Sequence[str]) -> None:
+        """Raises UserError for the first of these options that there is not."""
+        known = [string for action in self._actions for string in action.option_strings]
+        for option in (word.partition("=")[0] for word in words):
+            if option not in known:
+                raise UserError(f"{self.prog} has no option {option}{hint(option, known, cutoff=0.7)}")
 
     def error(self, message: str) -> NoReturn:
         """Argparse's own complaints, without the usage text."""
         raise UserError(f"{self.prog}: {message} (see {self.prog} --help)")
+
+
+def _is_option(word: str) -> bool:
+    """Whether argparse takes a word for the name of an option: negative numbers and words with a space are values."""
+    try:
+        float(word)
+    except ValueError:
+        return len(word) > 1 and word.startswith("-") and " " not in word
+    return False
 
 
 def hint(word: str, known: Sequence[str], cutoff: float = 0.5) -> str:
@@ -159,6 +177,7 @@ def _model_options(parser: Parser) -> None:
 
 
 def _decoding_options(parser: Parser) -> None:
+    """How to recognise: streaming or in batches, and the search."""
     parser.add_argument(
         "--streaming", action="store_true", help="chunk by chunk, as a live session; the same words"
     )
@@ -166,6 +185,11 @@ def _decoding_options(parser: Parser) -> None:
         "--batch-seconds", type=float, default=120.0, help="seconds of audio in an offline batch"
     )
     parser.add_argument("--parallel", type=int, default=8, help="streams stepped as one batch")
+    _search_options(parser)
+
+
+def _search_options(parser: Parser) -> None:
+    """How to search; `_recognizer` reads them, and those of `_model_options`."""
     parser.add_argument(
         "--blank-penalty", type=float, default=0.0, help="> 0: fewer deletions, more insertions"
     )
@@ -174,8 +198,8 @@ def _decoding_options(parser: Parser) -> None:
         help="modified_beam: one symbol a frame, as greedy (the default, or modified_beam if --beam is given); beam: up to --max-symbols",
     )  # fmt: skip
     parser.add_argument("--beam", type=int, default=None, metavar="K", help="hypotheses of a beam (4)")
-    parser.add_argument("--max-symbols", type=int, default=3, metavar="N", help="with --search beam: most symbols of a frame")
-    parser.add_argument("--prune", type=float, default=10.0, metavar="NATS", help="drop hypotheses so far below the best")
+    parser.add_argument("--max-symbols", type=int, default=None, metavar="N", help="with --search beam: most symbols of a frame (3)")
+    parser.add_argument("--prune", type=float, default=None, metavar="NATS", help="with a beam: drop hypotheses so far below the best (10)")
     parser.add_argument("--ilm-scale", type=float, default=0.0, help="subtract the internal language model, so much of it (ILME)")
     parser.add_argument("--lm", default=None, metavar="FOLDER|FILE", help="a language model: a folder of asr train, or .arpa, .arpa.gz, .npz")
     parser.add_argument("--lm-scale", type=float, default=None, help="of --lm (0.3)")
@@ -200,11 +224,13 @@ def _recognizer(options: argparse.Namespace) -> Any:
     wanted = [name for name in ("beam", "lm", "lodr", "rescore", "phrases") if getattr(options, name) is not None]
     wanted += ["ilm-scale"] * (options.ilm_scale != 0.0)
     kind = options.search or ("modified_beam" if wanted else "greedy")
-    if kind == "greedy" and wanted:
-        raise UserError(f"--{wanted[0]} needs --search modified_beam or beam")
-    search = SearchConfig(
-        kind, 4 if options.beam is None else options.beam, options.max_symbols, options.prune, options.blank_penalty, options.ilm_scale
-    )
+    if kind == "greedy" and (wanted or options.prune is not None):
+        raise UserError(f"--{(wanted or ['prune'])[0]} needs --search modified_beam or beam")
+    if kind != "beam" and options.max_symbols is not None:
+        raise UserError("--max-symbols needs --search beam")
+    check_scales(options, "lm_scale", "ilm_scale", "lodr_scale", "rescore_scale")
+    numbers = {name: value for name in ("beam", "max_symbols", "prune") if (value := getattr(options, name)) is not None}
+    search = SearchConfig(kind, **numbers, blank_penalty=options.blank_penalty, ilm_scale=options.ilm_scale)
     given: dict[str, Any] = {}
     for name in ("lm", "lodr", "rescore"):
         scale = getattr(options, f"{name}_scale")
@@ -222,6 +248,29 @@ def _recognizer(options: argparse.Namespace) -> Any:
     )
 
 
+def check_scales(options: argparse.Namespace, *names: str) -> None:
+    """Scales, or lists of them, are not negative: what is subtracted is subtracted by a scale above 0.
+
+    Raises:
+        UserError: one is.
+    """
+    for name in names:
+        value = getattr(options, name)
+        for scale in value if isinstance(value, list) else [value]:
+            if scale is not None and scale < 0:
+                raise UserError(f"--{name.replace('_', '-')} must be 0 or more, not {scale:g}")
+
+
+def check_token(recognizer: Any, *thresholds: float) -> None:
+    """A threshold of the endpoint token needs a model that has the token.
+
+    Raises:
+        UserError: it has none.
+    """
+    if any(thresholds) and recognizer.tokenizer.endpoint_id is None:
+        raise UserError(f"--token-threshold needs a model with an endpoint token: {recognizer.name} has none")
+
+
 # ---------------------------------------------------------------- transcribe
 
 
@@ -235,7 +284,7 @@ def transcribe_command(argv: Sequence[str]) -> int:
     _decoding_options(parser)
     parser.add_argument("--format", choices=FORMATS, default="txt", help="of the output")
     parser.add_argument(
-        "--output", default=None, metavar="FILE", help="a file, or a folder for one file a recording"
+        "--output", default=None, metavar="FILE|FOLDER", help="a file, or a folder for one file a recording"
     )
     parser.add_argument(
         "--partials", action="store_true", help="with --streaming: show words as they come, on stderr"
@@ -278,6 +327,8 @@ def transcribe_command(argv: Sequence[str]) -> int:
         raise UserError("--partials needs --streaming")
     if options.alternatives and options.format != "json":
         raise UserError(f"--alternatives are written with --format json, not {options.format}")
+    if options.confidence and options.format not in ("json", "ctm"):
+        raise UserError(f"--confidence is written with --format json or ctm, not {options.format}")
     targets = _targets(options)
 
     from asr.decoding.results import WRITERS, Transcript
@@ -293,6 +344,10 @@ def transcribe_command(argv: Sequence[str]) -> int:
     itn = None if options.itn is None else load_normalizer(options.itn, options.itn_lexicon)
     details = Details(options.aligned_times, options.confidence, options.alternatives)
     recognizer = _recognizer(options)
+    check_token(recognizer, options.token_threshold)
+    if recognizer.search.kind != "greedy" and options.alternatives > recognizer.search.beam:
+        told = f"the beam has {recognizer.search.beam} hypotheses, so a segment may have fewer than {options.alternatives} alternatives"
+        print(f"note: {told} (--beam)", file=sys.stderr)
     writer = WRITERS[options.format]
     several = len(options.files) > 1
     live = options.streaming and (options.partials or sys.stdout.isatty() or "-" in options.files)
@@ -370,35 +425,70 @@ def _targets(options: argparse.Namespace) -> list[Path]:
             raise UserError(
                 f"a {options.format} file holds one recording: --output must be a folder, not {path}"
             )
-        if not path.absolute().parent.is_dir():
-            raise UserError(f"cannot write {path}: no folder {path.parent}")
-        return [path]
-    names = ["stdin" if file == "-" else Path(file).stem for file in options.files]
-    double = next((name for name in names if names.count(name) > 1), None)
-    if double is not None:
-        raise UserError(f"two recordings would be written to {path / double}.{options.format}")
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot make the folder {path}: {error.strerror}") from None
-    return [path / f"{name}.{options.format}" for name in names]
+        targets = [path]
+    else:
+        names = ["stdin" if file == "-" else Path(file).stem for file in options.files]
+        double = next((name for name in names if names.count(name) > 1), None)
+        if double is not None:
+            raise UserError(f"two recordings would be written to {path / double}.{options.format}")
+        _check_folder(path)
+        targets = [path / f"{name}.{options.format}" for name in names]
+    read = [*options.files, options.lm, options.lodr, options.rescore, options.phrases, options.itn_lexicon]
+    for target in targets:
+        check_output(target, read, folder=target.parent if target is path else None)
+    return targets
+
+
+def _check_folder(path: Path) -> None:
+    """A folder is there or can be made; it is made when there is something to write."""
+    there = next(place for place in (path.absolute(), *path.absolute().parents) if os.path.lexists(place))
+    if not there.is_dir():
+        raise UserError(f"cannot make the folder {path}: {there} is no folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(f"cannot write to the folder {path}: no permission")
+
+
+def check_output(path: Path, read: Iterable[str | os.PathLike[str] | None], folder: Path | None = None) -> None:
+    """A file that is to be written is none of those that are read, and no folder.
+
+    Args:
+        path: of the file.
+        read: files; ``-`` and None are none.
+        folder: that must be there.
+
+    Raises:
+        UserError: it is, or its folder is not there.
+    """
+    if folder is not None and not folder.absolute().is_dir():
+        raise UserError(f"cannot write {path}: no folder {folder}")
+    if path.is_dir():
+        raise UserError(f"cannot write {path}: it is a folder")
+    if not path.is_file():  # /dev/stdout, a named pipe: nothing is lost
+        return
+    for name in read:
+        if name is not None and name != "-" and os.path.exists(name) and path.samefile(name):
+            raise UserError(f"{path} would be written over: it is one of the files that are read")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a whole file or leave what was there.
+    """Write a whole file or leave what was there; its folder is made. What a link points to is written, the link stays.
 
     Raises:
         UserError: the file cannot be written.
     """
-    if path.exists() and not path.is_file():  # /dev/stdout, a named pipe: nothing to replace
+    if path.exists() and not path.is_file() and not path.is_dir():  # /dev/stdout, a named pipe: nothing to replace
         path.write_text(text, encoding="utf-8", errors="surrogateescape")
         return
+    if path.is_symlink():  # /dev/stdout, too, where it is a file
+        path = path.resolve()
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_text(text, encoding="utf-8", errors="surrogateescape")  # names of files need not be UTF-8
         temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # its folder is none
+            temporary.unlink(missing_ok=True)
         raise UserError(f"cannot write {path}: {error.strerror or error}") from None
 
 
@@ -418,9 +508,14 @@ def evaluate_command(argv: Sequence[str]) -> int:
     )
     _model_options(parser)
     parser.add_argument(
-        "--manifest", required=True, metavar="FILE", help="manifest.jsonl, its folder, or lhotse cuts"
-    )
+        "--manifest", required=True, nargs="+", action="extend", metavar="FILE",
+        help="manifest.jsonl, its folder, or lhotse cuts; several are scored as one",
+    )  # fmt: skip
     parser.add_argument("--split", default=None, help="only this split of the manifest")
+    parser.add_argument(
+        "--half", type=int, choices=(1, 2), default=None, help="only every other speaker: asr tune on 1 and report on 2"
+    )
+    parser.add_argument("--limit", type=int, default=None, metavar="N", help="only the first N utterances")
     _decoding_options(parser)
     parser.add_argument(
         "--map",
@@ -432,16 +527,22 @@ def evaluate_command(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--format", choices=("txt", "json"), default="txt", help="of the scores")
     parser.add_argument(
-        "--report", default="errors.txt", metavar="FILE", help="aligned errors of every utterance; '' for none"
-    )
+        "--report", default="errors.txt", metavar="FILE",
+        help="aligned errors of every utterance, in the current folder if left out; '' for none",
+    )  # fmt: skip
     options = parser.parse(argv)
     keep_freed_memory()
 
     from asr.scoring.wer import parse_map
 
     mapping = parse_map(options.map)
-    if options.report and not Path(options.report).absolute().parent.is_dir():
-        raise UserError(f"cannot write {options.report}: no folder {Path(options.report).parent}")
+    if options.limit is not None and options.limit < 1:
+        raise UserError(f"--limit must be above 0, not {options.limit}")
+    if options.report:
+        report = Path(options.report)
+        inside = [Path(name) / "manifest.jsonl" for name in options.manifest]  # of those that are folders
+        read = [*options.manifest, *inside, options.lm, options.lodr, options.rescore, options.phrases]
+        check_output(report, read, folder=report.parent)
 
     import json
 
@@ -452,6 +553,8 @@ def evaluate_command(argv: Sequence[str]) -> int:
         recognizer,
         options.manifest,
         split=options.split,
+        half=options.half,
+        limit=options.limit,
         streaming=options.streaming,
         map=mapping,
         batch_seconds=options.batch_seconds,
@@ -463,7 +566,9 @@ def evaluate_command(argv: Sequence[str]) -> int:
         print(f"error: {sentence}", file=sys.stderr)
     if options.format == "json":
         scores = evaluation.to_dict()
-        scores |= {"model": options.model, "manifest": options.manifest, "split": options.split}
+        manifest = options.manifest[0] if len(options.manifest) == 1 else options.manifest
+        scores |= {"model": options.model, "manifest": manifest, "split": options.split}
+        scores |= {name: value for name in ("half", "limit") if (value := getattr(options, name)) is not None}
         scores |= {"streaming": options.streaming, "report": options.report or None}
         print(json.dumps(scores, indent=2, ensure_ascii=False))
     else:

@@ -73,6 +73,7 @@ def arguments(argv):
     parser.add_argument("--lm", default=None)
     parser.add_argument("--lm-scale", type=float, default=0.3)
     parser.add_argument("--ilm-scale", type=float, default=0.0)
+    parser.add_argument("--blank-penalty", type=float, default=0.0)
     parser.add_argument("--streaming", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--errors", default=None, metavar="FILE", help="write the sentences with rare words, without and with lists of 100 others")
@@ -311,7 +312,7 @@ def recall(options) -> int:
     counts = Counter() if options.sentences else Counter(word for line in read_lines(options.text) for word in line.split())
     common = {word for word, _ in sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))[: options.common]}
     models = LanguageModels(options.lm, options.lm_scale)
-    config = SearchConfig("modified_beam", beam=options.beam, ilm_scale=options.ilm_scale)
+    config = SearchConfig("modified_beam", beam=options.beam, ilm_scale=options.ilm_scale, blank_penalty=options.blank_penalty)
     recognizer = Recognizer.load(options.model, 1, search=config, language_models=models, phrases=[])
     corpora = [Corpus(path, options, common, recognizer.tokenizer) for path in options.manifest]
     if options.sentences:

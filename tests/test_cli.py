@@ -92,6 +92,11 @@ def test_errors_are_one_sentence_with_the_nearest_name(run, place):
         ),
         (["transcribe", "x.wav", "y.wav", "--model", place / "model", "--format", "srt"], "one recording"),
         (["bench", "--model", place], "not a model folder"),
+        (["transcribe", "x.wav", "--modle", "m"], "no option --modle; did you mean --model?"),  # not: --model is required
+        (["transcribe", "x.wav", "--modle=m"], "no option --modle; did you mean --model?"),
+        (["transcribe", "x.wav", "--model"], "--model: expected one argument"),
+        (["evaluate", "--model", "m", "--manifest", place, "--limit", "0"], "--limit must be above 0"),
+        (["evaluate", "--model", place / "model", "--manifest", place, "--split", "dev", "--half", "2"], "one utterance only"),
     ]:
         status, out, err = run(*arguments)
         assert (status, out) == (2, ""), arguments
@@ -123,6 +128,57 @@ def test_values_that_no_option_can_have(run, place):
         assert err.startswith("error: ") and err.count("\n") == 1 and words in err, (arguments, err)
 
 
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [("transcribe", "--lm-weight"), ("evaluate --endpoints", "--streaming"), ("evaluate --endpoints", "--parallel")],
+)
+def test_nothing_is_suggested_for_an_option_without_a_like(run, command, option):
+    assert run(*command.split(), option, "x") == (2, "", f"error: asr {command} has no option {option}\n")
+
+
+def test_help_comes_before_what_is_wrong(run):
+    status, out, err = run("transcribe", "--modle", "m", "--help")
+    assert (status, err) == (0, "") and out.startswith("usage: asr transcribe")
+
+
+@pytest.mark.parametrize("command", ["transcribe", "evaluate", "evaluate --endpoints", "tune", "align", "bench", "ngram", "perplexity"])
+def test_help_tells_a_default_once(run, command):
+    import re
+
+    told = " ".join(run(*command.split(), "--help")[1].split())
+    assert not re.findall(r"\(([^()]*)\) \(default: \1\)", told)
+
+
+def test_options_that_would_do_nothing(run, place):
+    transcribe = ["transcribe", place / "a0.wav", "--model", place / "model"]
+    (place / "phrases.txt").write_text("one\n")
+    for arguments, words in [
+        (["--max-symbols", "2"], "--max-symbols needs --search beam"),
+        (["--max-symbols", "2", "--beam", "3"], "--max-symbols needs --search beam"),
+        (["--prune", "5"], "--prune needs --search modified_beam or beam"),
+        (["--token-threshold", "0.5"], "--token-threshold needs a model with an endpoint token"),
+        *((["--confidence", "--format", name], "--confidence is written with --format json or ctm") for name in ("txt", "srt", "vtt")),
+        *(
+            ([f"--{name}", "lm.npz", f"--{name}-scale", "-0.3"], f"--{name}-scale must be 0 or more, not -0.3")
+            for name in ("lm", "lodr", "rescore")
+        ),
+        (["--ilm-scale", "-1"], "--ilm-scale must be 0 or more, not -1"),
+    ]:
+        status, out, err = run(*transcribe, *arguments)
+        assert (status, out) == (2, ""), arguments
+        assert err.startswith(f"error: {words}") and err.count("\n") == 1, err
+    given = ["--search", "beam", "--max-symbols", "2", "--prune", "5", "--blank-penalty", "-0.5", "--phrases", place / "phrases.txt"]
+    assert run(*transcribe, *given)[0] == 0
+
+
+def test_more_alternatives_than_hypotheses_are_noted(run, place):
+    arguments = ["transcribe", place / "a1.wav", "--model", place / "model", "--format", "json", "--alternatives", "5"]
+    status, out, err = run(*arguments, "--beam", "4")
+    assert status == 0 and json.loads(out)["segments"][0]["alternatives"]
+    assert err.startswith("note: the beam has 4 hypotheses") and err.count("\n") == 1
+    assert run(*arguments, "--beam", "5")[2] == ""
+
+
 def test_names_after_two_dashes_are_files(run, place, tmp_path):
     for name in ("-dash.wav", "--", "--model"):
         (tmp_path / name).write_bytes((place / "a1.wav").read_bytes())  # `run` stands in this folder
@@ -132,6 +188,7 @@ def test_names_after_two_dashes_are_files(run, place, tmp_path):
     names = ["-dash.wav", "--", "--model"]
     status, out, _ = run("transcribe", place / "a1.wav", *model, "--", *names)
     assert (status, out) == (0, "".join(f"{name}: {text}\n" for name in (place / "a1.wav", *names)))
+    assert run("bench", *model, "more") == (2, "", "error: asr bench has no argument more\n")
     status, _, err = run("bench", *model, "--", "-x")
     assert status == 2 and err.startswith("error: asr bench has no option -x")
 
@@ -223,6 +280,49 @@ def test_output_file_and_folder(run, place, tmp_path):
     assert "two recordings" in run("transcribe", *same, "--model", place / "model", "--output", tmp_path)[2]
 
 
+def test_output_never_replaces_what_is_read(run, place, tmp_path):
+    talk, link, hard = tmp_path / "talk.wav", tmp_path / "link.txt", tmp_path / "hard.txt"
+    talk.write_bytes((place / "a1.wav").read_bytes())
+    link.symlink_to(talk)
+    os.link(talk, hard)
+    for given, target in ((talk, talk), (talk, link), (talk, hard), (link, talk), ("talk.wav", talk), (talk, "talk.wav")):
+        status, out, err = run("transcribe", place / "a0.wav", given, "--model", place / "model", "--output", target)
+        assert (status, out) == (2, "") and "would be written over: it is one of the files that are read" in err
+    (tmp_path / "talk.txt").write_bytes(talk.read_bytes())  # a recording by another name
+    status, _, err = run("transcribe", tmp_path / "talk.txt", "--model", place / "model", "--output", tmp_path)
+    assert status == 2 and "talk.txt would be written over" in err
+    (tmp_path / "names.txt").write_text("one\n")
+    status, _, err = run("transcribe", talk, "--model", place / "model", "--phrases", "names.txt", "--output", "names.txt")
+    assert status == 2 and "names.txt would be written over" in err
+    manifest = tmp_path / "manifest.jsonl"
+    manifest.write_bytes((place / "manifest.jsonl").read_bytes())
+    status, _, err = run("evaluate", "--model", place / "model", "--manifest", manifest, "--report", "manifest.jsonl")
+    assert status == 2 and "manifest.jsonl would be written over" in err
+    assert "would be written over" in run("evaluate", "--model", place / "model", "--manifest", tmp_path, "--report", manifest)[2]
+    for file, source in ((talk, "a1.wav"), (manifest, "manifest.jsonl")):
+        assert file.read_bytes() == (place / source).read_bytes()
+    assert run("transcribe", talk, "--model", place / "model", "--output", "/dev/null") == (0, "", "")
+    (tmp_path / "elsewhere.txt").write_text("old")
+    link.unlink()
+    link.symlink_to("elsewhere.txt")
+    assert run("transcribe", talk, "--model", place / "model", "--output", link) == (0, "", "")
+    text = expected(place, "a1.wav")[0].text + "\n"
+    assert link.is_symlink() and (tmp_path / "elsewhere.txt").read_text() == text
+
+
+def test_a_folder_is_made_when_there_is_something_to_write(run, place, tmp_path):
+    arguments = ["--model", place / "model", "--format", "srt", "--output", "new/subtitles/"]
+    assert run("transcribe", place / "broken.wav", "gone.wav", *arguments)[0] == 2
+    assert not (tmp_path / "new").exists()
+    assert run("transcribe", place / "broken.wav", place / "a1.wav", *arguments)[0] == 2
+    assert [file.name for file in (tmp_path / "new" / "subtitles").iterdir()] == ["a1.srt"]
+    (tmp_path / "file").write_text("mine")
+    for name in ("file/", "file/sub/"):
+        status, _, err = run("transcribe", place / "a1.wav", *arguments[:-1], name)
+        assert status == 2 and err.startswith("error: cannot make the folder") and err.count("\n") == 1
+    assert (tmp_path / "file").read_text() == "mine"
+
+
 @pytest.mark.parametrize("streaming", [[], ["--streaming"]])
 @pytest.mark.parametrize("kind", ["wav", "pcm"])
 def test_standard_input(run, place, monkeypatch, streaming, kind):
@@ -305,6 +405,29 @@ def test_evaluate(run, place, tmp_path):
         "evaluate", "--model", place / "model", "--manifest", place, "--map", "extra=", "a=b"
     )
     assert "WER 0.00 %" in out
+
+
+def test_evaluate_halves_limits_and_several_manifests(run, place, tmp_path):
+    def scores(*arguments: object) -> dict:
+        status, out, err = run("evaluate", "--model", place / "model", "--report", "r.txt", "--format", "json", *arguments)
+        assert (status, err) == (0, "")
+        return json.loads(out)
+
+    whole = scores("--manifest", place)
+    assert not {"half", "limit"} & set(whole) and whole["manifest"] == str(place) and whole["utterances"] == 3
+    halves = [scores("--manifest", place, "--half", half) for half in (1, 2)]
+    assert [half["utterances"] for half in halves] == [2, 1] and [half["half"] for half in halves] == [1, 2]
+    for name in ("words", "ins", "del", "sub"):
+        assert sum(half[name] for half in halves) == whole[name]
+    few = scores("--manifest", place, "--limit", 2)
+    assert (few["utterances"], few["limit"], few["del"]) == (2, 2, 1)
+    other = tmp_path / "manifest.jsonl"
+    line = {"id": "x0", "audio": str(place / "a0.wav"), "text": "zero"}
+    other.write_text(json.dumps(line) + "\n")
+    for both in (["--manifest", place, other], ["--manifest", place, "--manifest", other]):
+        found = scores(*both)
+        assert found["utterances"] == 4 and found["words"] == whole["words"] + 1 and found["manifest"] == [str(place), str(other)]
+        assert "id: x0" in Path("r.txt").read_text() and "id: u1" in Path("r.txt").read_text()
 
 
 def test_evaluate_with_an_unreadable_recording(run, place):

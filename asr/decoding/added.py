@@ -30,7 +30,7 @@ class LanguageModels:
     ``rescore`` orders the n-best list where a segment ends.
     """
 
-    lm: FilePath | None = None  # a folder of asr train, or an n-gram model (.arpa, .arpa.gz, .npz)
+    lm: FilePath | None = None  # a folder of asr train, or its model/, or an n-gram model (.arpa, .arpa.gz, .npz)
     lm_scale: float = 0.3
     lodr: FilePath | None = None  # the same, of the text that the model was trained on
     lodr_scale: float = 0.2
@@ -95,7 +95,15 @@ def read_language_model(path: FilePath, tokenizer: Tokenizer) -> LanguageModel |
     if Path(path).is_dir():
         from asr.models.lm import load_lm
 
-        return load_lm(path, tokenizer).model
+        return load_lm(model_folder(path), tokenizer).model
     from asr.decoding.ngram import NgramModel
 
     return NgramModel.from_file(path, tokenizer)
+
+
+def model_folder(folder: FilePath) -> Path:
+    """The folder itself, or the model/ in what asr train wrote (its ``output_dir``)."""
+    from asr.models.lm import CONFIG_FILE
+
+    path = Path(folder)
+    return path / "model" if not (path / CONFIG_FILE).is_file() and (path / "model").is_dir() else path

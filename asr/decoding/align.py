@@ -7,7 +7,9 @@ import math
 import sys
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -25,6 +27,7 @@ from asr.models.branch import layer_outputs, step_with_layer
 FORMATS = ("ctm", "json", "srt", "textgrid")
 WHOLE_SECONDS = 60.0  # shorter recordings go through the encoder at once
 PAUSE_SECONDS = 0.8  # of silence, that ends a segment of the result
+DOUBTFUL = 0.03  # the median confidence of the words of phone numbers is 0.2 to 0.8, that of other words or of silence below 0.03
 
 
 @torch.inference_mode()
@@ -95,7 +98,7 @@ def to_transcript(name: str, aligned: Sequence[AlignedWord], duration: float) ->
             segments[-1].append(word)
         else:
             segments.append([word])
-    return Transcript.of(name, [Segment.of(part) for part in segments], duration)
+    return Transcript.of(name, [replace(Segment.of(part), closed=part[-1].end) for part in segments], duration)
 
 
 def textgrid(transcript: Transcript) -> str:
@@ -135,6 +138,19 @@ def render(form: str, transcript: Transcript, aligned: Sequence[AlignedWord]) ->
     return json.dumps(found, indent=2, ensure_ascii=False) + "\n"
 
 
+def doubt(aligned: Sequence[AlignedWord]) -> str:
+    """A sentence if the text is hardly what was said, else nothing: half of the words have next to no confidence."""
+    known = [math.exp(word.score) for word in aligned if not word.guessed]
+    if not known or median(known) >= DOUBTFUL:
+        return ""
+    return f"the text hardly fits the recording: half of its words have a confidence below {DOUBTFUL:g}"
+
+
+def advice(words: Sequence[str]) -> str:
+    """What to do about words that cannot be spelled: nothing is known if they have no digits."""
+    return " (write digits as words)" if any(c.isdigit() for word in words for c in word) else ""
+
+
 def read_text(text: str) -> list[str]:
     """Words of a text file, of standard input (``-``), or of the argument itself if it has a space and no such file is there.
 
@@ -143,6 +159,8 @@ def read_text(text: str) -> list[str]:
     Raises:
         UserError: no such file, not UTF-8, no words in it.
     """
+    if not text.strip():
+        raise UserError("the text is empty: give a text file, - for standard input, or the words themselves in quotes")
     if text == "-":
         content = sys.stdin.read()
     else:
@@ -165,7 +183,7 @@ def read_text(text: str) -> list[str]:
 
 def align_command(argv: Sequence[str]) -> int:
     """``asr align AUDIO TEXT --model M``."""
-    from asr.cli import Parser, write_text
+    from asr.cli import Parser, check_output, write_text
     from asr.memory import keep_freed_memory
 
     parser = Parser(prog="asr align", description="Find when each word of a known text was said.")
@@ -188,8 +206,8 @@ def align_command(argv: Sequence[str]) -> int:
     keep_freed_memory()
     if options.threads is not None and options.threads < 1:
         raise UserError(f"--threads must be at least 1, not {options.threads}")
-    if options.output is not None and not Path(options.output).absolute().parent.is_dir():
-        raise UserError(f"cannot write {options.output}: no folder {Path(options.output).parent}")
+    if options.output is not None:
+        check_output(Path(options.output), [options.audio, options.text], folder=Path(options.output).parent)
     words = read_text(options.text)
 
     from asr.audio import audio_blocks
@@ -205,6 +223,8 @@ def align_command(argv: Sequence[str]) -> int:
         raise UserError(
             f"{options.model} has no alignment branch: make one with asr train-branch --model {options.model}"
         )
+    if not any(aligner.spell(word) for word in words):
+        raise UserError(f"no word of the text can be spelled{advice(words)}")
     samples = 0
 
     def counted() -> Iterator[np.ndarray]:
@@ -223,7 +243,9 @@ def align_command(argv: Sequence[str]) -> int:
     guessed = [word.word for word in aligned if word.guessed]
     if guessed:
         named = ", ".join(dict.fromkeys(guessed[:5])) + (", …" if len(guessed) > 5 else "")
-        print(f"{len(guessed)} words cannot be spelled, their times are guessed: {named}", file=sys.stderr)
+        print(f"{len(guessed)} words cannot be spelled, their times are guessed: {named}{advice(guessed)}", file=sys.stderr)
+    if sentence := doubt(aligned):
+        print(f"{options.audio}: {sentence}", file=sys.stderr)
     text = render(options.format, transcript, aligned)
     if options.output is None:
         print(text, end="")

@@ -190,7 +190,7 @@ class _ArpaReader:
         if END not in words:
             raise self._error(f"there is no {END} among the 1-grams")
         if self.foreign == len(names):
-            raise UserError(f"{self.name} is not about the model's tokens: none of its {len(names)} words is one")
+            raise UserError(f"{self.name} is not about the model's tokens: none of its {len(names)} words is one; make it with asr ngram --tokens MODEL")
         unknown = [values[i, 0] for i, word in enumerate(words) if word in UNKNOWN]
         self.has_unknown = bool(unknown)
         rest = unknown[0] if unknown else values[values[:, 0] > LOG10_ZERO, 0].min(initial=0.0)

@@ -137,7 +137,7 @@ class NgramModel:
         if not model._consistent():
             raise UserError(f"{path} is damaged: its tables do not fit together")
         if tokenizer is not None and found != _hash(tokenizer):
-            raise UserError(f"{path} was made for other tokens than the model's")
+            raise UserError(f"{path} was made for other tokens than the model's: make it with asr ngram --tokens MODEL")
         return model
 
     def _consistent(self) -> bool:

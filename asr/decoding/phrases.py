@@ -59,10 +59,16 @@ class Phrases:
 
     @classmethod
     def of(cls, source: Phrases | Items | str | os.PathLike[str], **options: Any) -> Phrases:
-        """Phrases as they are, or from a mapping or an iterable, or (a string or path) from a file."""
+        """Phrases as they are, or from a mapping or an iterable, or (a string or path) from a file.
+
+        Raises:
+            UserError: as the constructor and `from_file`.
+        """
         if isinstance(source, Phrases):
             return source
         if isinstance(source, (str, os.PathLike)):
+            if isinstance(source, str) and not os.path.isfile(source):
+                raise UserError(f"no such file of phrases: {source}; phrases themselves are given as a list: [{source!r}]")
             return cls.from_file(source, **options)
         return cls(source, **options)
 
@@ -82,7 +88,7 @@ class Phrases:
             UserError: no such file, not text, or lines that are none of these; they are named.
         """
         file = Path(path)
-        if not file.is_file():
+        if not os.path.isfile(file):  # False, too, for what can be no name
             raise UserError(f"no such file of phrases: {file}")
         try:
             lines = file.read_text(encoding="utf-8-sig").split("\n")  # some editors begin with a byte order mark
@@ -215,13 +221,19 @@ def spell(phrase: str, tokenizer: Tokenizer) -> list[int]:
         UserError: the tokens cannot spell it, or nothing is left of it.
     """
     text = normalise_text(unicodedata.normalize("NFC", phrase))
+    if ids := _encode(text, tokenizer):
+        return ids
     bare = UNSPOKEN.sub(" ", text)
-    ids = _encode(text, tokenizer) or _encode(bare, tokenizer) or _encode(_without_accents(bare), tokenizer)
-    if ids:
+    if ids := _encode(bare, tokenizer) or _encode(_without_accents(bare), tokenizer):
         return ids
     if not bare.strip():
-        raise UserError(f"the phrase {phrase!r} has no words")
-    return tokenizer.encode(bare, strict=True)
+        raise UserError(f"there are no words in {phrase!r}")
+    try:
+        return tokenizer.encode(bare, strict=True)
+    except UserError as error:
+        *words, last = phrase.split()
+        hint = ": a boost comes after a tab" if words and _is_number(last) else ""
+        raise UserError(f"{error}{hint}") from None
 
 
 def _encode(text: str, tokenizer: Tokenizer) -> list[int]:

@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Sequence
 
-from asr.cli import Parser
+from asr.cli import Parser, _model_options, _recognizer, _search_options, check_token
 from asr.errors import UserError
 from asr.memory import keep_freed_memory
 
@@ -22,7 +22,7 @@ def endpoints_command(argv: Sequence[str]) -> int:
         description="Stream long recordings, made of the utterances of a manifest with pauses between them, and compare the "
         "endpoints with the true ends of speech (by energy). Latencies are seconds of audio, chunk and look-ahead included.",
     )
-    parser.add_argument("--model", required=True, metavar="NAME|FOLDER", help="a shipped model or a model folder")
+    _model_options(parser)
     parser.add_argument("--manifest", required=True, metavar="FILE", help="manifest.jsonl, its folder, or lhotse cuts")
     parser.add_argument("--split", default=None, help="only this split of the manifest")
     parser.add_argument("--limit", type=int, default=None, help="only its first utterances")
@@ -41,22 +41,21 @@ def endpoints_command(argv: Sequence[str]) -> int:
     parser.add_argument("--pauses", nargs=2, type=float, default=[1.0, 4.0], metavar="SECONDS", help="shortest and longest")
     parser.add_argument("--utterances", type=int, default=25, help="in a recording")
     parser.add_argument("--noise", default=None, metavar="FOLDER", help="noise under the recordings, for utterances without edges")
-    parser.add_argument("--snr", type=float, default=25.0, help="dB from the noise to the speech")
+    parser.add_argument("--snr", type=float, default=None, metavar="DB", help="of --noise: dB from it to the speech (25)")
     parser.add_argument("--seed", type=int, default=0, help="of order, pauses and noise")
     parser.add_argument("--map", nargs="+", action="extend", default=[], metavar="a=b", help="replace word a by b on both sides")
-    parser.add_argument("--threads", type=int, default=None, help="CPU threads (torch's choice if left out)")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--blank-penalty", type=float, default=0.0, help="> 0: fewer deletions, more insertions")
-    parser.add_argument("--search", default="greedy", metavar="KIND", help="greedy, modified_beam or beam")
-    parser.add_argument("--beam", type=int, default=4, metavar="K", help="hypotheses of a beam")
+    _search_options(parser)
     parser.add_argument("--format", choices=("txt", "json"), default="txt", help="of the scores")
     options = parser.parse(argv)
     keep_freed_memory()
+    if options.no_token and any(options.token_threshold):
+        raise UserError("--token-threshold is of no use with --no-token")
+    if options.snr is not None and options.noise is None:
+        raise UserError("--snr needs --noise")
 
-    from asr.decoding.beam import SearchConfig
     from asr.scoring.endpoints import endpoint_table, evaluate_endpoints
     from asr.scoring.wer import parse_map
-    from asr.streaming import EndpointConfig, Recognizer
+    from asr.streaming import EndpointConfig
 
     mapping = parse_map(options.map)
     configs = [
@@ -71,8 +70,8 @@ def endpoints_command(argv: Sequence[str]) -> int:
         for value in options.trailing_silence
         for threshold in options.token_threshold
     ]
-    search = SearchConfig(options.search, beam=options.beam, blank_penalty=options.blank_penalty)
-    recognizer = Recognizer.load(options.model, options.threads, options.device, search=search)
+    recognizer = _recognizer(options)
+    check_token(recognizer, *options.token_threshold)
     evaluations = evaluate_endpoints(
         recognizer,
         options.manifest,
@@ -82,7 +81,7 @@ def endpoints_command(argv: Sequence[str]) -> int:
         limit=options.limit,
         pauses=(options.pauses[0], options.pauses[1]),
         noise=options.noise,
-        snr_db=options.snr,
+        snr_db=25.0 if options.snr is None else options.snr,
         seed=options.seed,
         map=mapping,
         progress=_progress if sys.stderr.isatty() else None,

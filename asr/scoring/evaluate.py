@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from asr.errors import UserError
-from asr.scoring.manifest import read_manifest
+from asr.scoring.tune import read_utterances
 from asr.scoring.wer import WerResult, score, write_report
 from asr.streaming.recognizer import Recognizer
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores of one manifest.
+    """Scores of the utterances of a manifest, or of several.
 
     Attributes:
         result: word error rate and aligned utterances.
@@ -49,9 +49,11 @@ class Evaluation:
 
 def evaluate(
     recognizer: Recognizer,
-    manifest: str | Path,
+    manifest: str | Path | Sequence[str | Path],
     *,
     split: str | None = None,
+    half: int | None = None,
+    limit: int | None = None,
     streaming: bool = False,
     map: Mapping[str, str] | None = None,
     batch_seconds: float = 120.0,
@@ -63,17 +65,22 @@ def evaluate(
 
     Args:
         recognizer: from ``asr.load``.
-        manifest: see `asr.scoring.manifest.read_manifest`.
+        manifest: see `asr.scoring.manifest.read_manifest`; several are scored as one.
         split: only this split.
+        half: only this half of the speakers, 1 or 2 (`asr.scoring.tune.read_utterances`).
+        limit: only so many utterances, the first ones.
         streaming, batch_seconds, parallel: as `Recognizer.transcribe`.
         map: whole-word replacements on both sides.
         report: file for the aligned errors.
         progress: called with (utterances done, utterances in all).
 
     Raises:
-        UserError: a manifest that cannot be used, or none of its recordings can be read.
+        UserError: a manifest that cannot be used, a limit below 1, or none of its recordings can be read.
     """
-    items = read_manifest(manifest, split)
+    if limit is not None and limit < 1:
+        raise UserError(f"limit must be above 0, not {limit}")
+    manifests = [manifest] if isinstance(manifest, (str, Path)) else list(manifest)
+    items = read_utterances(manifests, split, half)[:limit]
     sources = [item.source for item in items]
     started = time.perf_counter()
     refs, hyps, ids, errors = [], [], [], []
@@ -93,7 +100,7 @@ def evaluate(
             progress(done, len(items))
     wall = time.perf_counter() - started
     if not ids:
-        raise UserError(f"none of the {len(items)} recordings of {manifest} can be read: {errors[0]}")
+        raise UserError(f"none of the {len(items)} recordings of {', '.join(str(name) for name in manifests)} can be read: {errors[0]}")
     result = score(refs, hyps, map, ids)
     if report is not None:
         write_report(report, result)

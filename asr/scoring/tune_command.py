@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from asr.cli import Parser, write_text
+from asr.cli import Parser, check_scales, write_text
 from asr.errors import UserError
 from asr.memory import keep_freed_memory
 from asr.scoring.picture import new_figure, save_figure
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 SAY_EVERY = 10.0  # seconds between two lines of progress where there is no terminal
 LM_SCALES = [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
 LODR_SCALES = [0.0, 0.1, 0.2, 0.3]
+MAX_SYMBOLS = 3  # of a frame, where --max-symbols is left out
 
 
 def tune_command(argv: Sequence[str]) -> int:
@@ -97,7 +98,7 @@ def _parser() -> Parser:
     )
     add = parser.add_argument
     add("--model", required=True, metavar="NAME|FOLDER", help="a shipped model or a model folder")
-    add("--manifest", required=True, nargs="+", metavar="FILE", help="manifest.jsonl, its folder, or lhotse cuts; several are scored as one")
+    add("--manifest", required=True, nargs="+", action="extend", metavar="FILE", help="manifest.jsonl, its folder, or lhotse cuts; several are scored as one")
     add("--split", default=None, help="only this split of the manifest")
     add("--half", type=int, choices=(1, 2), default=None, help="only every other speaker: tune on 1 and report on 2")
     add("--limit", type=int, default=None, metavar="N", help="only the first N utterances")
@@ -111,7 +112,7 @@ def _parser() -> Parser:
     add("--rescore-scale", type=float, nargs="+", default=None, metavar="X", help="of --rescore (0 to 0.6 by 0.1)")
     add("--search", choices=("modified_beam", "beam"), default="modified_beam", help="one symbol a frame, or up to --max-symbols")
     add("--beam", type=int, default=4, metavar="K", help="hypotheses")
-    add("--max-symbols", type=int, default=3, metavar="N", help="with --search beam: most symbols of a frame")
+    add("--max-symbols", type=int, default=None, metavar="N", help="with --search beam: most symbols of a frame (3)")
     add("--prune", type=float, default=10.0, metavar="NATS", help="drop hypotheses so far below the best")
     add("--map", nargs="+", action="extend", default=[], metavar="a=b", help="replace word a by b on both sides")
     add("--batch-seconds", type=float, default=120.0, help="seconds of audio in a batch")
@@ -124,10 +125,15 @@ def _parser() -> Parser:
 
 
 def _values(options: Namespace) -> dict[str, list[float]]:
-    """The values of each scale; options that do not go together are refused."""
+    """The values of each scale; options that do not go together are refused, and --max-symbols is filled in."""
     for scale, model in (("lm_scale", "lm"), ("lodr_scale", "lodr"), ("rescore_scale", "rescore")):
         if getattr(options, scale) is not None and getattr(options, model) is None:
             raise UserError(f"--{scale.replace('_', '-')} needs --{model}")
+    check_scales(options, "lm_scale", "ilm_scale", "lodr_scale", "rescore_scale")
+    if options.max_symbols is None:
+        options.max_symbols = MAX_SYMBOLS
+    elif options.search != "beam":
+        raise UserError("--max-symbols needs --search beam")
     for name in ("limit", "batch_seconds", "memory"):
         value = getattr(options, name)
         if value is not None and not value > 0:
@@ -215,7 +221,7 @@ def _encoding(done: int, total: int) -> None:
 def best_options(options: Namespace, scales: Scales) -> list[str]:
     """What to give to asr transcribe or asr evaluate for these scales."""
     words = ["--search", options.search, "--beam", str(options.beam)]
-    if options.search == "beam":
+    if options.search == "beam" and options.max_symbols is not None:
         words += ["--max-symbols", str(options.max_symbols)]
     if options.prune != 10.0:
         words += ["--prune", f"{options.prune:g}"]

@@ -21,7 +21,7 @@ from torch import Tensor
 from asr.decoding import greedy
 from asr.decoding.added import LanguageModels
 from asr.decoding.alignment import Aligner
-from asr.decoding.beam import BeamSearch, BeamState, SearchConfig
+from asr.decoding.beam import KINDS, BeamSearch, BeamState, SearchConfig
 from asr.decoding.biasing import BiasFusion, BiasGraph, Phrases
 from asr.decoding.confidence import CONFIG_FILE as CONFIDENCE_FILE
 from asr.decoding.confidence import ConfidenceModel
@@ -64,7 +64,8 @@ class Recognizer:
         name: for messages.
         device: where the model runs, e.g. ``cpu`` or ``cuda``.
         blank_penalty: subtracted from the blank's log-probability (> 0: fewer deletions, more insertions).
-        search: how to search; greedy if left out. Its blank_penalty is added to the other one.
+        search: how to search, or the name of the search (greedy, modified_beam or beam) with its usual numbers; greedy if left out. Its
+            blank_penalty is added to the other one.
         fusion: what is added to the model's scores, with a beam only (`asr.decoding.fusion`).
         phrases: phrases to prefer, with a beam only: all that `asr.decoding.biasing.Phrases.of` takes. Sessions may bring their own
             instead if this is not None; an empty list is enough.
@@ -83,7 +84,7 @@ class Recognizer:
         name: str = "",
         device: str | torch.device = "cpu",
         blank_penalty: float = 0.0,
-        search: SearchConfig | None = None,
+        search: SearchConfig | str | None = None,
         fusion: Fusion | None = None,
         phrases: Any = None,
         rescore: Callable[[NBest], NBest] | None = None,
@@ -97,7 +98,7 @@ class Recognizer:
         self.fbank = Fbank(features or FeatureConfig())  # on the CPU: a chunk is a few frames
         if not math.isfinite(blank_penalty):
             raise UserError(f"blank_penalty must be a finite number, not {blank_penalty}")
-        search = search or SearchConfig()
+        search = _search_config(search)
         self.search = replace(search, blank_penalty=search.blank_penalty + blank_penalty)
         self.blank_penalty = self.search.blank_penalty
         self.rescore = rescore
@@ -126,7 +127,7 @@ class Recognizer:
         device: str = "cpu",
         *,
         blank_penalty: float = 0.0,
-        search: SearchConfig | None = None,
+        search: SearchConfig | str | None = None,
         language_models: LanguageModels | None = None,
         phrases: Any = None,
     ) -> Recognizer:
@@ -140,7 +141,7 @@ class Recognizer:
             language_models: files and scales (`asr.decoding.added`), with a beam only.
 
         Raises:
-            UserError: no such model (the nearest name is suggested), a damaged folder, a device that is not there.
+            UserError: no such model (the nearest name is suggested), a damaged folder, a device or a search that is not there.
         """
         from asr.models.folder import load_model
         from asr.pretrained import resolve
@@ -150,9 +151,10 @@ class Recognizer:
                 raise UserError(f"threads must be at least 1, not {threads}")
             torch.set_num_threads(threads)
         _check_device(device)
+        search = _search_config(search)
         folder = Path(resolve(name_or_folder))
         loaded = load_model(folder)
-        if search is not None and search.kind == "beam" and loaded.config.get("extra", {}).get("rnnt_type") == "modified":
+        if search.kind == "beam" and loaded.config.get("extra", {}).get("rnnt_type") == "modified":
             log.warning(
                 "%s was trained with one symbol a frame (rnnt_type: modified): search modified_beam knows that, search beam does not and "
                 "may make it worse",
@@ -458,9 +460,9 @@ class Recognizer:
 
     @torch.inference_mode()
     def recognise(
-        self, audio: Sequence[np.ndarray], endpoint: EndpointConfig | None = None, details: Details | None = None
+        self, audio: Any, endpoint: EndpointConfig | None = None, details: Details | None = None
     ) -> list[list[Segment]]:
-        """Segments of whole recordings, (S,) float32 at 16 kHz each, as one batch."""
+        """Segments of whole recordings, given as to `transcribe`, as one batch."""
         features, frames = self._features(audio)
         encoded, lengths = self.model.encode(features, frames)
         layer = None
@@ -508,28 +510,36 @@ class Recognizer:
         return found
 
     @torch.inference_mode()
-    def nbest(self, audio: Sequence[np.ndarray]) -> list[NBest]:
-        """The best hypotheses of whole recordings, (S,) float32 at 16 kHz each, as one batch; needs a beam.
+    def nbest(self, audio: Any) -> list[NBest]:
+        """The best hypotheses of whole recordings, given as to `transcribe`, as one batch; needs a beam.
 
         Raises:
-            UserError: the search is greedy.
+            UserError: the search is greedy, or a recording that cannot be read.
         """
         if self.beam is None:
             raise UserError("greedy search has one hypothesis: an n-best list needs search modified_beam or beam")
-        return beam_search(self.beam, *self.encode(audio))
+        sources = as_sources(audio)
+        return beam_search(self.beam, *self.encode(sources)) if sources else []
 
     @torch.inference_mode()
-    def encode(self, audio: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
-        """Encoder output (B, T', D) and lengths (B,) of whole recordings, (S,) float32 at 16 kHz each."""
+    def encode(self, audio: Any) -> tuple[Tensor, Tensor]:
+        """Encoder output (B, T', D) and lengths (B,) of whole recordings, given as to `transcribe`.
+
+        Raises:
+            UserError: no recording, or one that cannot be read.
+        """
         encoded: tuple[Tensor, Tensor] = self.model.encode(*self._features(audio))
         return encoded
 
-    def _features(self, audio: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
+    def _features(self, audio: Any) -> tuple[Tensor, Tensor]:
         """(B, T, 80) and (B,) frames, on the device of the model."""
-        lengths = torch.tensor([len(samples) for samples in audio])
-        padded = torch.zeros(len(audio), max(1, int(lengths.max())))
-        for row, samples in zip(padded, audio, strict=True):
-            row[: len(samples)] = torch.from_numpy(np.ascontiguousarray(samples, dtype=np.float32))
+        recordings = [source.load() for source in as_sources(audio)]
+        if not recordings:
+            raise UserError("there is no recording to encode")
+        lengths = torch.tensor([len(samples) for samples in recordings])
+        padded = torch.zeros(len(recordings), max(1, int(lengths.max())))
+        for row, samples in zip(padded, recordings, strict=True):
+            row[: len(samples)] = torch.from_numpy(np.ascontiguousarray(samples))
         features, frames = self.fbank(padded, lengths)
         return features.to(self.device), frames.to(self.device)
 
@@ -636,6 +646,15 @@ class _Running:
     session: Session
     blocks: Iterator[np.ndarray]
     segments: list[Segment]
+
+
+def _search_config(search: SearchConfig | str | None) -> SearchConfig:
+    """Raises UserError for what is no search."""
+    if isinstance(search, SearchConfig):
+        return search
+    if search is None or isinstance(search, str):
+        return SearchConfig() if search is None else SearchConfig(search)
+    raise UserError(f"search must be a SearchConfig or one of {', '.join(KINDS)}, not {search!r}")
 
 
 def _check_device(device: str) -> None:

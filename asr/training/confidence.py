@@ -40,6 +40,7 @@ from asr.scoring.calibration import (
     roc_auc,
 )
 from asr.scoring.manifest import Item, read_manifest
+from asr.scoring.picture import new_figure
 from asr.scoring.wer import normalise, parse_map, score
 from asr.streaming.sources import like_lengths
 
@@ -317,7 +318,7 @@ def confidence_command(argv: Sequence[str]) -> int:
     )  # fmt: skip
     add("--beam", type=int, default=None, help="hypotheses of a modified beam search (greedy search if left out)")
     add("--folds", type=int, default=10, help="parts of the speakers in cross-validation")
-    add("--picture", default=None, metavar="FILE", help="reliability and ROC, png or svg (needs matplotlib)")
+    add("--picture", default=None, metavar="FILE", help="reliability and ROC, png or svg (needs matplotlib, which comes with the extra train)")
     add("--format", choices=("txt", "json"), default="txt", help="of the figures")
     add("--batch-seconds", type=float, default=60.0, help="seconds of audio in a batch")
     add("--blank-penalty", type=float, default=0.0, help="the same as in use")
@@ -329,8 +330,8 @@ def confidence_command(argv: Sequence[str]) -> int:
         raise UserError(f"--folds must be from 2 to 1000, not {options.folds}")
     if not 0 < options.batch_seconds < math.inf:
         raise UserError(f"--batch-seconds must be positive, not {options.batch_seconds}")
-    if options.picture and not Path(options.picture).absolute().parent.is_dir():
-        raise UserError(f"cannot write {options.picture}: no folder {Path(options.picture).parent}")
+    if options.picture:
+        _check_picture(Path(options.picture))
     if Path(options.out).exists() and not Path(options.out).is_dir():
         raise UserError(f"--out must be a folder, not the file {options.out}")
     mapping = parse_map(options.map)
@@ -398,16 +399,25 @@ def confidence_command(argv: Sequence[str]) -> int:
     }
     saved = models[MODEL].save(options.out, notes)
     title, (kinds, labelled) = list(blocks.items())[-1]
-    drawn = options.picture and plot_calibration(
-        options.picture, {name: (kinds[name], labelled.correct) for name in kinds if "," not in name}
-    )
+    if options.picture:
+        plot_calibration(options.picture, {name: (kinds[name], labelled.correct) for name in kinds if "," not in name})
     if quiet:
         print(json.dumps({**notes, "figures": report, "saved": str(saved)}, indent=2, ensure_ascii=False))
     else:
-        print(f"\nsaved: {saved}" + (f", picture ({title}): {options.picture}" if drawn else ""))
-        if options.picture and not drawn:
-            print("no picture: matplotlib is not installed", file=sys.stderr)
+        print(f"\nsaved: {saved}" + (f", picture ({title}): {options.picture}" if options.picture else ""))
     return 2 if words.errors or (test is not None and test.errors) else 0
+
+
+def _check_picture(path: Path) -> None:
+    """Raises UserError for a picture that could not be drawn after all the work."""
+    if not path.absolute().parent.is_dir():
+        raise UserError(f"cannot write {path}: no folder {path.parent}")
+    figure = new_figure(1.0, 1.0)
+    if figure is None:
+        raise UserError("--picture needs matplotlib, which is not installed: pip install matplotlib")
+    kinds = figure.canvas.get_supported_filetypes()
+    if path.suffix[1:].lower() not in kinds:
+        raise UserError(f"--picture must end in .png, .svg or .pdf, not {path.name}")
 
 
 def _brief(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:

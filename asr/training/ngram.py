@@ -15,19 +15,22 @@ import sys
 import time
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
 from typing import IO
 
 import numpy as np
 
 from asr.cli import Parser
 from asr.decoding.arpa import LOG10, LOG10_ZERO, Grams, read_lines, write_arpa
+from asr.decoding.phrases import UNSPOKEN, spell
 from asr.errors import UserError
 from asr.tokens import Tokenizer
 
 FALLBACK = (0.5, 1.0, 1.5)  # discounts where the counts of counts give none, as lmplz --discount_fallback
 HIGHEST_ORDER = 10
+ENDINGS = (".npz", ".arpa", ".arpa.gz")
 Discounts = tuple[float, float, float]  # of n-grams seen once, twice, more often
 
 
@@ -122,6 +125,8 @@ def _thresholds(prune: Sequence[int], order: int) -> list[int]:
     if not 1 <= order <= HIGHEST_ORDER:
         raise UserError(f"the order of an n-gram model must be from 1 to {HIGHEST_ORDER}, not {order}")
     values = list(prune) or [0]
+    if min(values) < 0:
+        raise UserError(f"thresholds to prune with are counts from 0, not {min(values)}")
     if len(values) > order:
         raise UserError(f"there are {len(values)} thresholds to prune with for {order} orders")
     if values[0] != 0 and order > 1 and len(values) == 1:
@@ -196,14 +201,14 @@ def ngram_command(argv: Sequence[str]) -> int:
     kinds = ".txt (a sentence a line) or .jsonl (a field \"text\"), plain or .gz"
     parser.add_argument("--text", nargs="+", action="extend", required=True, metavar="FILES", help=kinds)
     parser.add_argument(
-        "--tokens", required=True, metavar="FOLDER|FILE", help="a model folder, a shipped model or a tokens.model"
+        "--tokens", required=True, metavar="MODEL", help="a model folder, a shipped model or a tokens.model"
     )
     parser.add_argument("--order", type=int, default=4, help="the longest n-grams")
     parser.add_argument(
         "--prune", type=int, nargs="+", default=[0], metavar="COUNT",
         help="leave out n-grams seen at most so often, for each order from 1; the last holds for higher ones",
     )  # fmt: skip
-    parser.add_argument("--out", required=True, metavar="FILE", help="lm.arpa, lm.arpa.gz, or lm.npz: loads at once")
+    parser.add_argument("--out", required=True, metavar="FILE", help="lm.npz, which loads at once, or lm.arpa, lm.arpa.gz")
     parser.add_argument(
         "--dev", nargs="+", action="extend", default=[], metavar="FILES", help="tell the perplexity of these"
     )
@@ -217,7 +222,9 @@ def ngram_command(argv: Sequence[str]) -> int:
             raise UserError(f"no such file: {name}")
         if out.exists() and out.samefile(name) and out.is_file():
             raise UserError(f"{out} would be written over: it is one of the texts")
-    tokenizer = _tokenizer(options.tokens)
+    if not out.name.endswith(ENDINGS) and (out.is_file() or not out.exists()):  # a pipe may have any name
+        raise UserError(f"--out must end in {', '.join(ENDINGS)}, not {out.name}")
+    tokenizer = tokens_of(options.tokens)
     text, show = Text(options.text, tokenizer), _Show()
     sizes = (options.order, tokenizer.vocab_size, tokenizer.endpoint_id)
     made = estimate(show.rates(text), *sizes, options.prune, show.now)
@@ -244,15 +251,18 @@ def ngram_command(argv: Sequence[str]) -> int:
         held_out = list(show.rates(dev))
         log_prob = float(model.scores(held_out).sum())
         show.clear()
-        if not held_out:
-            raise UserError(f"there is no sentence in {', '.join(options.dev)}")
         tokens = sum(map(len, held_out)) + len(held_out)
         per_token, per_word = (math.exp(min(-log_prob / n, 700.0)) for n in (tokens, dev.words + len(held_out)))
         print(f"{dev}; perplexity {per_token:.2f} a token, {per_word:.1f} a word (ends of sentences counted)")
     return 0
 
 
-def _tokenizer(name: str) -> Tokenizer:
+def tokens_of(name: str) -> Tokenizer:
+    """The tokens that ``--tokens`` names.
+
+    Raises:
+        UserError: no such model, or no tokens in it.
+    """
     if not name:
         raise UserError("--tokens needs a name or a folder, not ''")
     if Path(name).exists():
@@ -264,47 +274,62 @@ def _tokenizer(name: str) -> Tokenizer:
 
 @dataclass
 class Text:
-    """Sentences of files as token ids; iterating reads them once and counts."""
+    """Sentences of files as token ids; iterating reads them once and counts.
+
+    Where the tokens lack them, marks that nobody says and accents are left out (`asr.decoding.phrases.spell`); a line that
+    they cannot spell even so is skipped.
+    """
 
     files: Sequence[str]
     tokenizer: Tokenizer
     lines: int = 0  # read so far, empty ones not counted
     words: int = 0  # of those kept
     unspelled: int = 0  # lines with a character that the tokens do not have: skipped
+    why: str = ""  # what they cannot spell in the first of these, and where
     done: float = 0.0  # share of the bytes that have been read
-    _size: int = field(default=0, repr=False)
 
     def __str__(self) -> str:
-        kept = self.lines - self.unspelled
-        text = f"{', '.join(self.files)}: {kept} sentences, {self.words} words"
-        if self.unspelled:
-            text += f"; {self.unspelled} of {self.lines} lines skipped, the tokens cannot spell them"
-        return text
+        return f"{', '.join(self.files)}: {self.lines - self.unspelled} sentences, {self.words} words{self.skipped}"
+
+    @property
+    def skipped(self) -> str:
+        """How many lines were skipped and why, to follow other words; nothing if none was."""
+        if not self.unspelled:
+            return ""
+        return f"; {self.unspelled} of {self.lines} lines skipped, the tokens cannot spell them ({self.why})"
 
     def __iter__(self) -> Iterator[list[int]]:
-        """Raises UserError for a file that cannot be read, or a line of a .jsonl without a text."""
+        """Raises UserError for a file that cannot be read, a line of a .jsonl without a text, or no sentence in all files."""
         size = max(sum(Path(name).stat().st_size for name in self.files), 1)
         before = 0
         for name in self.files:
             try:
                 with open(name, "rb") as raw:
                     for number, line in read_lines(raw, name):
-                        yield from self._encode(_text(line, name, number))
+                        yield from self._encode(_text(line, name, number), name, number)
                         self.done = min((before + raw.tell()) / size, 1.0)
             except OSError as error:
                 raise UserError(f"cannot read {name}: {error.strerror or error}") from None
             before += Path(name).stat().st_size
+        if self.lines == self.unspelled:
+            raise UserError(f"there is no sentence in {', '.join(self.files)}{self.skipped}")
 
-    def _encode(self, text: str) -> Iterator[list[int]]:
-        if not text.strip():
+    def _encode(self, text: str, name: str, number: int) -> Iterator[list[int]]:
+        if not UNSPOKEN.sub(" ", text).strip():
             return
         self.lines += 1
         try:
-            tokens = self.tokenizer.encode(text, strict=True)
+            tokens, words = self.tokenizer.encode(text, strict=True), len(text.split())
         except UserError:
-            self.unspelled += 1
-            return
-        self.words += len(text.split())
+            try:
+                tokens = spell(text, self.tokenizer)
+            except UserError as error:
+                self.unspelled += 1
+                what = str(error).partition(" of the text ")[0].removeprefix("the tokens cannot spell ")
+                self.why = self.why or f"first {shorten(what, 60, placeholder=' …')} in {name}, line {number}"
+                return
+            words = len(self.tokenizer.decode(tokens).split())
+        self.words += words
         yield tokens
 
 

@@ -8,12 +8,21 @@ import math
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asr.audio import load_audio
-from asr.decoding.align import align_command, layer_output, read_text, stream_layer, textgrid, to_transcript
+from asr.decoding.align import (
+    align_command,
+    doubt,
+    layer_output,
+    read_text,
+    stream_layer,
+    textgrid,
+    to_transcript,
+)
 from asr.decoding.alignment import (
     AlignedWord,
     Aligner,
@@ -311,6 +320,9 @@ def test_text_file_words_and_errors(tmp_path):
     for bad in ("nothing", str(tmp_path / "no such file.txt"), str(tmp_path)):
         with pytest.raises(UserError, match="no such text file"):
             read_text(bad)
+    for empty in ("", " "):
+        with pytest.raises(UserError, match="the text is empty: give a text file"):
+            read_text(empty)
     file.write_text(" - … \n")
     with pytest.raises(UserError, match="no words"):
         read_text(str(file))
@@ -374,6 +386,41 @@ def test_command_on_real_speech(real_data, digits, tmp_path, capsys):
     align_command([str(item.audio), item.text + " 42", "--model", "digits", "--format", "json"])
     captured = capsys.readouterr()
     assert json.loads(captured.out)["words"][-1]["guessed"] is True and "42" in captured.err
+
+
+def test_command_never_replaces_what_it_reads(tmp_path):
+    audio, text, link = tmp_path / "talk.wav", tmp_path / "talk.txt", tmp_path / "link.ctm"
+    audio.write_bytes(b"audio")
+    text.write_text("one two")
+    link.symlink_to(text)
+    for output in (audio, text, link):
+        with pytest.raises(UserError, match="would be written over"):
+            align_command([str(audio), str(text), "--model", "digits", "--output", str(output)])
+    with pytest.raises(UserError, match="it is a folder"):
+        align_command([str(audio), str(text), "--model", "digits", "--output", str(tmp_path)])
+    assert audio.read_bytes() == b"audio" and text.read_text() == "one two"
+
+
+def test_command_says_what_is_wrong_with_the_text(tmp_path, capsys):
+    silence = tmp_path / "silence.wav"
+    soundfile.write(silence, np.zeros(48000, np.float32), 16000)
+    with pytest.raises(UserError, match=r"no word of the text can be spelled \(write digits as words\)"):
+        align_command([str(silence), "888-511 2931", "--model", "digits"])
+    assert align_command([str(silence), "one two 42", "--model", "digits"]) == 0
+    told = capsys.readouterr().err.splitlines()
+    assert told[0].endswith("their times are guessed: 42 (write digits as words)")
+    assert told[1].startswith(f"{silence}: the text hardly fits the recording") and len(told) == 2
+
+
+def test_doubt_is_of_words_that_were_not_said():
+    sure, unsure, guessed = (AlignedWord("one", 0.0, 0.2, score) for score in (math.log(0.5), math.log(0.001), -math.inf))
+    assert not doubt([sure, sure, unsure]) and not doubt([guessed]) and not doubt([])
+    assert "hardly fits" in doubt([sure, unsure, unsure, guessed])
+
+
+def test_segments_are_closed_at_their_last_word():
+    words = [AlignedWord("a", 0.1, 0.2, -0.1), AlignedWord("b", 0.3, 0.5, -0.1), AlignedWord("c", 2.0, 2.5, -0.1)]
+    assert [segment.closed for segment in to_transcript("x", words, 3.0).segments] == [0.5, 2.5]
 
 
 def test_the_shipped_branch_belongs_to_its_encoder(digits):

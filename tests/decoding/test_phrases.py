@@ -120,6 +120,28 @@ def test_unknown_classes_and_bad_defaults():
         Phrases(boost=-1.0)
 
 
+def test_one_phrase_is_no_list_of_phrases(tmp_path):
+    with pytest.raises(UserError, match=r"no such file of phrases: zero; phrases themselves are given as a list: \['zero'\]"):
+        Phrases.of("zero")
+    with pytest.raises(UserError, match="no such file of phrases: .*none.txt$"):
+        Phrases.of(tmp_path / "none.txt")
+    with pytest.raises(UserError, match="no such file of phrases"):
+        Phrases.of("seven " * 1000)  # longer than a name can be
+    (tmp_path / "some.txt").write_text("zero\n")
+    assert list(Phrases.of(str(tmp_path / "some.txt"))) == list(Phrases.of(["zero"]))
+
+
+def test_a_boost_after_a_space():
+    tokenizer = toy_tokenizer()
+    for phrase in ("one two 2.0", "one two 2"):
+        with pytest.raises(UserError, match="cannot spell .*: a boost comes after a tab$"):
+            spell(phrase, tokenizer)
+    for phrase in ("2.0", "seven & eight", "2 one"):
+        with pytest.raises(UserError) as raised:
+            spell(phrase, tokenizer)
+        assert "tab" not in str(raised.value)
+
+
 def test_spelling_takes_phrases_as_people_write_them():
     tokenizer = toy_tokenizer()
     plain = tokenizer.encode("seven eight")

@@ -11,8 +11,11 @@ import soundfile
 
 from asr.activity import speech_bounds
 from asr.decoding.beam import SearchConfig
+from asr.decoding.ngram import NgramModel
 from asr.decoding.results import Segment, Word
 from asr.errors import UserError
+from asr.features import FeatureConfig
+from asr.models.folder import save_model
 from asr.scoring.endpoint_command import endpoints_command
 from asr.scoring.endpoints import (
     BLOCK,
@@ -27,7 +30,8 @@ from asr.scoring.endpoints import (
 )
 from asr.scoring.recordings import Spoken, make_recordings
 from asr.streaming import EndpointConfig
-from tests.toy import babble, toy_recognizer
+from asr.training.ngram import estimate
+from tests.toy import TEXTS, babble, toy_model, toy_recognizer, toy_tokenizer
 
 RATE = 16000
 SPOKEN = (Spoken("one two", 1.0, 2.0), Spoken("three", 4.0, 4.5), Spoken("four five", 7.0, 9.0))
@@ -233,13 +237,35 @@ def test_command(corpus, capsys):
     assert endpoints_command([*arguments, "--format", "json", "--no-token"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert [row["trailing_silence"] for row in found] == [0.5, 0.8, 1.2] and not found[0]["use_token"]
-    grid = ["--trailing-silence", "0.4", "none", "--token-threshold", "0", "0.9", "--search", "modified_beam", "--beam", "2"]
-    assert endpoints_command([*arguments, "--format", "json", *grid]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert [(row["trailing_silence"], row["token_threshold"]) for row in found] == [(0.4, 0.0), (0.4, 0.9), (None, 0.0), (None, 0.9)]
-    for wrong, message in ((["--trailing-silence", "soon"], "seconds or none"), (["--pause", "1"], "no option --pause")):
+    for wrong, message in ((["--trailing-silence", "soon"], "seconds or none"), (["--pause", "1"], "no option --pause; did you mean --pauses"),
+                           (["--token-threshold", "0", "0.9"], "a model with an endpoint token: digits has none"),
+                           (["--token-threshold", "0.9", "--no-token"], "of no use with --no-token"),
+                           (["--snr", "10"], "--snr needs --noise"), (["--lm-scale", "0.1"], "--lm-scale needs --lm")):
         with pytest.raises(UserError, match=message):
             endpoints_command([*arguments, *wrong])
+
+
+def test_command_with_a_token_a_language_model_and_phrases(tmp_path, capsys):
+    lines = []
+    for i in range(2):
+        soundfile.write(tmp_path / f"{i}.wav", np.concatenate([babble(2.0, seed=i), 1e-3 * babble(0.5, seed=9)]), RATE)
+        lines.append(json.dumps({"id": str(i), "audio": f"{i}.wav", "text": "one two"}) + "\n")
+    (tmp_path / "manifest.jsonl").write_text("".join(lines))
+    tokenizer = toy_tokenizer(endpoint=True)
+    save_model(tmp_path / "model", toy_model(endpoint=True), tokenizer, FeatureConfig(), "card")
+    made = estimate([tokenizer.encode(text) for text in TEXTS], 2, tokenizer.vocab_size, tokenizer.endpoint_id)
+    NgramModel.from_grams(made.grams, tokenizer).save(tmp_path / "lm.npz")
+    (tmp_path / "phrases.txt").write_text(" ".join(TEXTS[0].split()[:2]) + "\n")
+    common = ["--model", str(tmp_path / "model"), "--manifest", str(tmp_path), "--pauses", "0.3", "0.6", "--format", "json"]
+    grid = ["--trailing-silence", "0.4", "none", "--token-threshold", "0", "0.9"]
+    added = ["--lm", str(tmp_path / "lm.npz"), "--lm-scale", "2", "--phrases", str(tmp_path / "phrases.txt")]
+    found = []
+    for extra in (["--beam", "2"], ["--beam", "2", *added]):
+        assert endpoints_command([*common, *grid, *extra]) == 0
+        found.append(json.loads(capsys.readouterr().out))
+        rows = [(row["trailing_silence"], row["token_threshold"]) for row in found[-1]]
+        assert rows == [(0.4, 0.0), (0.4, 0.9), (None, 0.0), (None, 0.9)]
+    assert found[0] != found[1]
 
 
 def test_shipped_digits_on_real_phone_numbers(real_data):

@@ -137,10 +137,10 @@ def test_replayed_words_are_those_of_recognition(toy):
 
 
 def test_rescoring_is_tuned_too(toy, tmp_path, capsys):
-    assert main(command(toy, tmp_path, "--rescore", toy / "lm.npz", "--rescore-scale", -4, 0, 4)) == 0
+    assert main(command(toy, tmp_path, "--rescore", toy / "lm.npz", "--rescore-scale", 0, 1, 4, "--beam", 6)) == 0
     trials = json.loads((tmp_path / "tune.json").read_text())["trials"]
     assert len({(t["ins"], t["del"], t["sub"]) for t in trials}) > 1
-    words = ["--model", toy / "model", "--manifest", toy, "--beam", 3, "--rescore", toy / "lm.npz", "--rescore-scale"]
+    words = ["--model", toy / "model", "--manifest", toy, "--beam", 6, "--rescore", toy / "lm.npz", "--rescore-scale"]
     for trial in (trials[0], trials[2]):
         scores = evaluated(capsys, *words, trial["scales"]["rescore_scale"], "--streaming")
         assert {name: scores[name] for name in ("ins", "del", "sub")} == {name: trial[name] for name in ("ins", "del", "sub")}
@@ -392,6 +392,9 @@ def test_pictures(toy, tmp_path, capsys, monkeypatch):
         (("--lm", "none.npz"), "none.npz"),
         (("--ilm-scale", 0, "nan"), "--ilm-scale must be finite"),
         (("--ilm-scale", 0, "x"), "invalid float"),
+        (("--ilm-scale", 0, -0.1), "--ilm-scale must be 0 or more, not -0.1"),
+        (("--lm", "none.npz", "--lm-scale", -1, 0), "--lm-scale must be 0 or more, not -1"),
+        (("--ilm-scale", 0, 1, "--max-symbols", 2), "--max-symbols needs --search beam"),
         (("--ilm-scale", 0, 1, "--beam", 0), "beam must be"),
         (("--ilm-scale", 0, 1, "--memory", 0), "--memory must be above 0"),
         (("--ilm-scale", 0, 1, "--memory", 1e-5), "take .* GB, more than the 1e-05 of --memory"),

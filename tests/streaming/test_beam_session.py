@@ -6,7 +6,10 @@ import gc
 
 import numpy as np
 import pytest
+import soundfile
+import torch
 
+import asr
 from asr.decoding.beam import SearchConfig
 from asr.decoding.fusion import Fusion
 from asr.errors import UserError
@@ -108,6 +111,41 @@ def test_nbest_lists_and_what_needs_a_beam():
         toy_recognizer(fusion=Fusion())
     with pytest.raises(UserError, match="need a beam"):
         toy_recognizer(search=SearchConfig(ilm_scale=0.2))
+
+
+def test_nbest_and_encode_take_what_transcribe_takes(tmp_path):
+    recognizer = recogniser("modified_beam")
+    audio = np.round(babble(2.0, seed=4) * 32768).clip(-32768, 32767) / 32768
+    samples = (audio * 32768).astype(np.int16)
+    soundfile.write(tmp_path / "babble.wav", samples, 16000, "PCM_16")
+    expected = recognizer.nbest([audio])
+    stereo = np.stack([samples, samples], 1)
+    for same in (audio, samples, [samples], (samples, 16000), [stereo], torch.from_numpy(audio), tmp_path / "babble.wav"):
+        assert recognizer.nbest(same) == expected
+        assert [segment.words for segment in recognizer.recognise(same)[0]] == [s.words for s in recognizer.recognise([audio])[0]]
+        assert torch.equal(recognizer.encode(same)[0], recognizer.encode([audio])[0])
+    assert recognizer.encode([samples, samples[:8000]])[1].tolist() == [50, 13]
+    assert recognizer.nbest([]) == []
+    with pytest.raises(UserError, match="no recording"):
+        recognizer.encode([])
+    with pytest.raises(UserError, match="transpose"):
+        recognizer.nbest(np.stack([audio, audio]))
+    with pytest.raises(UserError, match="object of type list"):
+        recognizer.nbest([[0.1, 0.2]])
+    with pytest.raises(UserError, match="audio-0: sample 3 .* not a finite number"):
+        recognizer.nbest([np.array([0, 0, 0, np.nan], np.float32)])
+
+
+def test_a_search_by_its_name():
+    for search in (None, "greedy", "modified_beam", "beam"):
+        assert toy_recognizer(search=search).search == SearchConfig(search or "greedy")
+    assert toy_recognizer(search="beam", blank_penalty=0.5).blank_penalty == 0.5
+    with pytest.raises(UserError, match="unknown search 'beem': use greedy, modified_beam, beam"):
+        toy_recognizer(search="beem")
+    with pytest.raises(UserError, match="search must be a SearchConfig or one of greedy"):
+        toy_recognizer(search=4)
+    with pytest.raises(UserError, match="unknown search 'beem'"):  # before the model is read
+        asr.load("digits", search="beem")
 
 
 def test_a_reset_predictor_starts_afresh():

@@ -17,13 +17,16 @@ import pytest
 import torch
 
 from asr.config import dump_yaml, from_dict, to_dict
+from asr.decoding.added import model_folder, read_language_model
+from asr.decoding.ngram import NgramModel
 from asr.errors import UserError
-from asr.models.lm import load_lm, tokens_hash
+from asr.models.lm import LanguageModel, LanguageModelConfig, load_lm, save_lm, tokens_hash
 from asr.tokens import MODEL_FILE, Tokenizer
 from asr.training.checkpoint import read_checkpoint, step_checkpoints
 from asr.training.command import train_command
 from asr.training.fit import fit
 from asr.training.language_model import export_language_model, fit_language_model
+from asr.training.ngram import ngram_command
 from asr.training.perplexity import main as perplexity_main
 from asr.training.perplexity import measure_perplexity, perplexities
 from asr.training.recipe import LanguageModelRecipe, Recipe, load_recipe
@@ -299,8 +302,6 @@ def test_perplexities_count_the_end_of_the_sentence() -> None:
 
 
 def test_uniform_model_has_the_perplexity_of_its_vocabulary(tmp_path: Path) -> None:
-    from asr.models.lm import LanguageModel, LanguageModelConfig
-
     path = write_text(tmp_path / "text.txt", 20, 4)
     tokenizer = Tokenizer.train(path.read_text().splitlines(), 40)
     model = LanguageModel(40, LanguageModelConfig(4, 4, 1, 0.0, False))
@@ -310,3 +311,37 @@ def test_uniform_model_has_the_perplexity_of_its_vocabulary(tmp_path: Path) -> N
     assert found["perplexity"] == pytest.approx(40.0, rel=1e-4)
     tokens = sum(len(tokenizer.encode(line)) + 1 for line in path.read_text().splitlines())
     assert found["tokens"] == tokens and np.isclose(found["loss"], math.log(40.0), rtol=1e-5)
+
+
+def test_perplexity_of_an_ngram_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_text(tmp_path / "text.txt", 40, 4)
+    sentences = path.read_text().splitlines()
+    tokenizer = Tokenizer.train(sentences, 40)
+    tokenizer.save(tmp_path / "model")
+    tokens = ["--tokens", str(tmp_path / "model")]
+    for name in ("lm.npz", "lm.arpa"):
+        assert ngram_command(["--text", str(path), *tokens, "--out", str(tmp_path / name), "--dev", str(path)]) == 0
+        told = capsys.readouterr().out.splitlines()[-1]
+        assert perplexity_main(["--model", str(tmp_path / name), *tokens, str(path)]) == 0
+        found = capsys.readouterr().out
+        assert told.split("; ")[-1].split(" (")[0] == found.split(" (")[0]
+    expected = NgramModel.load(tmp_path / "lm.npz", tokenizer).perplexity(map(tokenizer.encode, sentences))
+    assert f"perplexity {expected:.2f} a token, " in found and f"{len(sentences)} sentences" in found
+    assert perplexity_main(["--model", str(tmp_path / "lm.npz"), str(path)]) == 2
+    assert "lm.npz is an n-gram file: name the model that it was made for with --tokens" in capsys.readouterr().err
+    assert perplexity_main(["--model", str(tmp_path / "none.npz"), str(path)]) == 2
+    assert "no such language-model folder" in capsys.readouterr().err
+
+
+def test_what_training_wrote_is_a_language_model_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The folder that holds model/, which is what a recipe names."""
+    path = write_text(tmp_path / "text.txt", 40, 4)
+    tokenizer = Tokenizer.train(path.read_text().splitlines(), 40)
+    save_lm(tmp_path / "run" / "model", LanguageModel(40, LanguageModelConfig(4, 4, 1, 0.0, False)), tokenizer, "# card\n")
+    for folder in (tmp_path / "run", tmp_path / "run" / "model"):
+        assert model_folder(folder) == tmp_path / "run" / "model"
+        assert isinstance(read_language_model(folder, tokenizer), LanguageModel)
+        assert perplexity_main(["--model", str(folder), str(path)]) == 0
+    assert model_folder(tmp_path) == tmp_path
+    with pytest.raises(UserError, match="is not a language-model folder"):
+        read_language_model(tmp_path, tokenizer)

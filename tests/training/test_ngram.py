@@ -167,6 +167,7 @@ def test_bad_input():
         (([[1]], 2, 9, None, (1, 1)), "1-grams cannot be pruned"),
         (([[1]], 3, 9, None, (0, 2, 1)), r"must not fall from one order to the next: \[0, 2, 1\]"),
         (([[1]], 2, 9, None, (0, 0, 1)), "3 thresholds to prune with for 2 orders"),
+        (([[1]], 2, 9, None, (-1,)), "thresholds to prune with are counts from 0, not -1"),
     ):
         with pytest.raises(UserError, match=message):
             estimate(*arguments)
@@ -214,7 +215,7 @@ def test_command_writes_what_estimate_finds(tmp_path, text, tokens, capsys):
         assert ngram_command(words) == 0
     out = capsys.readouterr()
     lines = out.out.splitlines()[:3]
-    assert "7 sentences, 34 words; 1 of 8 lines skipped, the tokens cannot spell them; " in lines[0]
+    assert f"7 sentences, 34 words; 1 of 8 lines skipped, the tokens cannot spell them (first '$5' in {text}, line 5); " in lines[0]
     assert lines[1].startswith(f"{tmp_path}/lm.arpa: 48 1-grams, ")
     assert "counting 3-grams …" in out.err
     tokenizer = Tokenizer.from_file(tokens)
@@ -227,10 +228,20 @@ def test_command_writes_what_estimate_finds(tmp_path, text, tokens, capsys):
         assert model.scores(sentences).tolist() == pytest.approx(expected.scores(sentences).tolist(), abs=1e-3)
         assert np.array_equal(model.symbols, expected.symbols)
     dev = list(Text([text], tokenizer))
-    assert "4 sentences, 25 words; 1 of 5 lines skipped, the tokens cannot spell them; perplexity " in lines[2]
-    per_token, per_word = (float(word) for word in lines[2].split() if word[0].isdigit() and "." in word)
+    assert "4 sentences, 25 words; 1 of 5 lines skipped, the tokens cannot spell them (first '$5' in " in lines[2]
+    per_token, per_word = (float(word) for word in lines[2].split("perplexity ")[1].split() if word[0].isdigit())
     assert per_token == pytest.approx(expected.perplexity(dev), abs=0.006)
     assert per_word == pytest.approx(math.exp(-expected.scores(dev).sum() / (25 + 4)), abs=0.06)
+
+
+def test_punctuation_and_accents_are_left_out(tmp_path, tokens):
+    tokenizer = Tokenizer.from_file(tokens)
+    path = tmp_path / "text.txt"
+    path.write_text("Seven, eight -- nine.\n***\n --\n“Séven”-eight?\nseven 8\nOne\n")
+    text = Text([str(path)], tokenizer)
+    assert [tokenizer.decode(sentence) for sentence in text] == ["seven eight nine", "seven eight", "one"]
+    assert (text.lines, text.words, text.unspelled) == (5, 6, 2)  # a line of nothing but marks that nobody says is empty
+    assert str(text).endswith(f"2 of 5 lines skipped, the tokens cannot spell them (first '***' in {path}, line 2)")
 
 
 def test_command_prunes(tmp_path, text, tokens, capsys):
@@ -251,6 +262,7 @@ def test_command_errors(tmp_path, text, tokens, monkeypatch):
     (tmp_path / "bad.jsonl").write_text('{"text": "one"}\n{"words": "two"}\n')
     (tmp_path / "worse.jsonl").write_text('{"text": "one"}\nthree\n')
     (tmp_path / "none.txt").write_text("$$$\n")
+    (tmp_path / "empty.txt").write_text("\n--\n")
     (tmp_path / "latin.txt").write_bytes("one\nd\xe9j\xe0 vu\n".encode("latin-1"))
     out = tmp_path / "lm.arpa"
     out.write_text("the old one")
@@ -261,7 +273,11 @@ def test_command_errors(tmp_path, text, tokens, monkeypatch):
     for call, message in (
         (lambda: run(text=tmp_path / "bad.jsonl"), 'bad.jsonl, line 2: no "text" in it'),
         (lambda: run(text=tmp_path / "worse.jsonl"), "worse.jsonl, line 2: not JSON"),
-        (lambda: run(text=tmp_path / "none.txt"), "there is no sentence"),
+        (lambda: run(text=tmp_path / "none.txt"), r"no sentence in .*none.txt; 1 of 1 lines skipped, .*\(first '\$\$\$' in .*line 1\)"),
+        (lambda: run(text=tmp_path / "empty.txt"), "there is no sentence in .*empty.txt$"),
+        (lambda: run("--dev", str(tmp_path / "empty.txt"), out=tmp_path / "lm.npz"), "there is no sentence in .*empty.txt$"),
+        (lambda: run(out=tmp_path / "lm.bin"), "--out must end in .npz, .arpa, .arpa.gz, not lm.bin"),
+        (lambda: run("--prune", "-1"), "counts from 0, not -1"),
         (lambda: run(text=tmp_path / "latin.txt"), "latin.txt, line 2: not UTF-8 text"),
         (lambda: run(text=tmp_path / "missing.txt"), "no such file: .*missing.txt"),
         (lambda: run(text=tmp_path), "cannot read .*: Is a directory"),
