@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from asr.decoding.phrases import UNSPOKEN, spell
 from asr.errors import UserError
 from asr.tokens import Tokenizer, normalise_text
 
@@ -129,10 +130,10 @@ class Sentences:
             flat: list[int] = []
             for text in read_sentences(source):
                 try:
-                    ids = tokenizer.encode(text, strict=True)
+                    ids = spell(text, tokenizer)  # commas and the like are spaces, as for n-grams and phrases
                 except UserError as error:
                     unspelled, example = unspelled + 1, example or str(error)
-                    ids = tokenizer.encode(text)
+                    ids = tokenizer.encode(UNSPOKEN.sub(" ", text))
                 if 0 < len(ids) <= longest:
                     flat += ids
                     lengths.append(len(ids))
