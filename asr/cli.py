@@ -7,7 +7,6 @@ arguments have been checked. Bad input ends with ``error: <one sentence>`` on st
 from __future__ import annotations
 
 import argparse
-import contextlib
 import difflib
 import errno
 import importlib
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from asr.errors import UserError
+from asr.files import write_text
 from asr.memory import keep_freed_memory
 
 FORMATS = ("txt", "json", "srt", "vtt", "ctm")
@@ -468,28 +468,6 @@ def check_output(path: Path, read: Iterable[str | os.PathLike[str] | None], fold
     for name in read:
         if name is not None and name != "-" and os.path.exists(name) and path.samefile(name):
             raise UserError(f"{path} would be written over: it is one of the files that are read")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a whole file or leave what was there; its folder is made. What a link points to is written, the link stays.
-
-    Raises:
-        UserError: the file cannot be written.
-    """
-    if path.exists() and not path.is_file() and not path.is_dir():  # /dev/stdout, a named pipe: nothing to replace
-        path.write_text(text, encoding="utf-8", errors="surrogateescape")
-        return
-    if path.is_symlink():  # /dev/stdout, too, where it is a file
-        path = path.resolve()
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8", errors="surrogateescape")  # names of files need not be UTF-8
-        temporary.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):  # its folder is none
-            temporary.unlink(missing_ok=True)
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from None
 
 
 # ---------------------------------------------------------------- evaluate

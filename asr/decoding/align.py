@@ -22,6 +22,7 @@ from asr.decoding.results import WRITERS, Segment, Transcript, Word
 from asr.decoding.viterbi import AlignmentError
 from asr.errors import UserError
 from asr.features import SAMPLE_RATE, SUBSAMPLING, Fbank, StreamingFbank
+from asr.files import write_text
 from asr.models.branch import layer_outputs, step_with_layer
 
 FORMATS = ("ctm", "json", "srt", "textgrid")
@@ -183,7 +184,7 @@ def read_text(text: str) -> list[str]:
 
 def align_command(argv: Sequence[str]) -> int:
     """``asr align AUDIO TEXT --model M``."""
-    from asr.cli import Parser, check_output, write_text
+    from asr.cli import Parser, check_output
     from asr.memory import keep_freed_memory
 
     parser = Parser(prog="asr align", description="Find when each word of a known text was said.")

@@ -15,14 +15,13 @@ import re
 import zlib
 from array import array
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
 from asr.errors import UserError
+from asr.files import whole_file
 from asr.tokens import Tokenizer
 
 log = logging.getLogger("asr.decoding")
@@ -279,27 +278,3 @@ def read_lines(raw: io.BufferedReader, name: str) -> Iterator[tuple[int, str]]:
         raise UserError(f"{name}, line {number}: not UTF-8 text") from None
     except (EOFError, zlib.error, gzip.BadGzipFile):
         raise UserError(f"{name} is damaged after line {number}: is the file whole?") from None
-
-
-@contextmanager
-def whole_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
-    """A file that takes the place of ``path`` when the block ends well, and goes otherwise.
-
-    Raises:
-        UserError: it cannot be written.
-    """
-    target = Path(path)
-    special = target.exists() and not target.is_file()  # /dev/stdout, a named pipe: nothing to replace
-    temporary = target if special else target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        try:
-            with open(temporary, "wb") as file:
-                yield file
-            if not special:
-                temporary.replace(target)
-        except BaseException:
-            if not special:
-                temporary.unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise UserError(f"cannot write {target}: {error.strerror or error}") from None

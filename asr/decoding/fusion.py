@@ -40,12 +40,14 @@ class Fusion(nn.Module):
 class FusionSum(Fusion):
     """Several at once: their scores add up."""
 
+    sizes: list[int]
+
     def __init__(self, parts: list[Fusion]):
         super().__init__()
         if not parts:
             raise ValueError("a sum of no fusions: use Fusion()")
         self.parts = nn.ModuleList(parts)
-        self.sizes: list[int] = [len(part.initial_state(1)) for part in parts]
+        self.sizes = [len(part.initial_state(1)) for part in parts]
 
     # loops over the parts as TorchScript unrolls them: no comprehensions, no helpers that take modules
     @torch.jit.export

@@ -21,9 +21,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from asr.decoding.arpa import Grams, Trie, read_arpa, search, whole_file
+from asr.decoding.arpa import Grams, Trie, read_arpa, search
 from asr.decoding.fusion import Fusion
 from asr.errors import UserError
+from asr.files import whole_file
 from asr.tokens import Tokenizer
 
 FORMAT_VERSION = 1

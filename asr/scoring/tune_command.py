@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from asr.cli import Parser, check_scales, write_text
+from asr.cli import Parser, check_scales
 from asr.errors import UserError
+from asr.files import write_text
 from asr.memory import keep_freed_memory
 from asr.scoring.picture import new_figure, save_figure
 

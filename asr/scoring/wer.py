@@ -6,7 +6,6 @@ so (``o=zero``). Rates are in percent of the reference words of the whole set.
 
 from __future__ import annotations
 
-import os
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from string import punctuation
 from typing import Any
 
 from asr.errors import UserError
+from asr.files import whole_file
 
 _ASCII = frozenset(punctuation)
 
@@ -195,14 +195,5 @@ def write_report(path: str | Path, result: WerResult) -> None:
     Raises:
         UserError: the file cannot be written.
     """
-    target = Path(path)
-    special = target.exists() and not target.is_file()  # /dev/stdout, a named pipe: nothing to replace
-    file = target if special else target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        file.write_text(error_report(result), encoding="utf-8", errors="surrogateescape")
-        if not special:
-            file.replace(target)
-    except OSError as error:
-        if not special:
-            file.unlink(missing_ok=True)
-        raise UserError(f"cannot write the error report {path}: {error.strerror or error}") from error
+    with whole_file(path) as file:
+        file.write(error_report(result).encode("utf-8", "surrogateescape"))

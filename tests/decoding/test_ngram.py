@@ -13,9 +13,10 @@ import pytest
 import torch
 
 from asr.decoding import arpa
-from asr.decoding.arpa import read_arpa, whole_file, write_arpa
+from asr.decoding.arpa import read_arpa, write_arpa
 from asr.decoding.ngram import NgramFusion, NgramModel
 from asr.errors import UserError
+from asr.files import whole_file
 from asr.tokens import Tokenizer
 from asr.training.ngram import estimate
 from tests.toy import TEXTS, toy_tokenizer

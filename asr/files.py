@@ -1,0 +1,53 @@
+"""Files that are written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+from asr.errors import UserError
+
+
+@contextmanager
+def whole_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+    """A file that takes the place of ``path`` when the block ends well, and goes otherwise. What a link points to is written, the link
+    stays; a pipe or a device is written as it is.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    target = Path(path)
+    special = target.exists() and not target.is_file() and not target.is_dir()  # a named pipe, a terminal: nothing to replace
+    if target.is_symlink() and not special:  # /dev/stdout, too, where it is a file
+        target = target.resolve()
+    temporary = target if special else target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        try:
+            with open(temporary, "wb") as file:
+                yield file
+            if not special:
+                temporary.replace(target)
+        except BaseException:
+            if not special:
+                with suppress(OSError):  # its folder is none
+                    temporary.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from None
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write a text file whole or leave what was there; its folder is made.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from None
+    with whole_file(path) as file:
+        file.write(text.encode("utf-8", "surrogateescape"))  # names of files need not be UTF-8
