@@ -7,9 +7,10 @@ including blank 0, N rows.
 # No `from __future__ import annotations` here: torch.jit.script reads the annotations of this file.
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
-from asr.models.predictor import LSTMState, StatelessState
+from asr.models.predictor import LSTMState
 
 
 class BeamState(NamedTuple):
@@ -85,5 +86,5 @@ class StatelessRows(nn.Module):
         return [self.predictor.initial_state(batch).tokens]  # type: ignore[operator]
 
     def step(self, tokens: Tensor, state: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        out, after = self.predictor.step(tokens, StatelessState(state[0]))  # type: ignore[operator]
-        return out, [after.tokens]
+        context = torch.cat([state[0], tokens[:, None]], 1)
+        return self.predictor.context_once(context), [context[:, 1:]]  # type: ignore[operator]

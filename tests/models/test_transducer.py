@@ -7,7 +7,7 @@ import torch
 
 from asr.errors import UserError
 from asr.models.joiner import Joiner, JoinerConfig
-from asr.models.predictor import PredictorConfig, make_predictor
+from asr.models.predictor import PredictorConfig, StatelessPredictor, make_predictor
 from asr.models.transducer import ModelConfig, Transducer, named_config
 
 PREDICTORS = [
@@ -53,6 +53,17 @@ def test_stateless_predictor_sees_exactly_its_context():
     # Start symbol, blank and sherpa-onnx's -1 padding are the same nothing.
     assert torch.equal(full[:, :1], predictor(torch.tensor([[-1]]), lengths)[0])
     assert not full[:, 0].any()
+
+
+@pytest.mark.parametrize(("embed_dim", "context_size"), [(128, 2), (30, 3), (8, 1), (6, 4)])
+def test_stateless_predictor_at_one_position(embed_dim, context_size):
+    """Without the convolution, scripted or not: groups of four channels, or one group."""
+    predictor = StatelessPredictor(20, PredictorConfig(kind="stateless", embed_dim=embed_dim, context_size=context_size)).eval()
+    tokens = torch.randint(-1, 20, (7, context_size))
+    expected = predictor.context(tokens)[:, 0]
+    assert expected.shape == (7, embed_dim) and bool((expected > 0).any())
+    for run in (predictor, torch.jit.script(predictor)):
+        torch.testing.assert_close(run.context_once(tokens), expected, atol=1e-6, rtol=1e-5)
 
 
 def test_lstm_predictor_without_norm_equals_torch_lstm():
