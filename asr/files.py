@@ -10,23 +10,29 @@ from typing import IO
 
 from asr.errors import UserError
 
+DEVICES = (Path("/dev"), Path("/dev/fd"), Path("/proc/self/fd"))
+
 
 @contextmanager
 def whole_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     """A file that takes the place of ``path`` when the block ends well, and goes otherwise. What a link points to is written, the link
-    stays; a pipe or a device is written as it is.
+    stays; a pipe or a device is written as it is, and standard output that is a file keeps what it holds.
 
     Raises:
         UserError: it cannot be written.
     """
     target = Path(path)
-    special = target.exists() and not target.is_file() and not target.is_dir()  # a named pipe, a terminal: nothing to replace
-    if target.is_symlink() and not special:  # /dev/stdout, too, where it is a file
-        target = target.resolve()
+    try:
+        # a named pipe, a terminal, /dev/stdout: nothing to replace
+        special = target.parent in DEVICES or target.exists() and not target.is_file() and not target.is_dir()
+        if target.is_symlink() and not special:
+            target = target.resolve()
+    except (OSError, RuntimeError):  # RuntimeError: Python 3.12 and older
+        raise UserError(f"cannot write {path}: too many levels of symbolic links") from None
     temporary = target if special else target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         try:
-            with open(temporary, "wb") as file:
+            with open(temporary, "ab" if special else "wb") as file:
                 yield file
             if not special:
                 temporary.replace(target)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -48,4 +51,21 @@ def test_folders_are_made_or_said_to_be_none(tmp_path):
     with pytest.raises(UserError, match="cannot write .*c.txt/d.txt: "):
         write_text(tmp_path / "a" / "b" / "c.txt" / "d.txt", "x")
     with pytest.raises(UserError, match="cannot write .*/a: Is a directory"):
+        write_text(tmp_path / "a", "x")
+
+
+def test_standard_output_that_is_a_file_keeps_what_it_holds(tmp_path):
+    log = tmp_path / "log.txt"
+    log.write_text("previous\n")
+    code = "from asr.files import write_text; write_text('/dev/stdout', 'words\\n')"
+    for expected in ("previous\nwords\n", "previous\nwords\nwords\n"):
+        with open(log, "a") as out:
+            subprocess.run([sys.executable, "-c", code], stdout=out, check=True, cwd=Path(__file__).parent.parent)
+        assert log.read_text() == expected
+
+
+def test_a_loop_of_links_is_one_sentence(tmp_path):
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    with pytest.raises(UserError, match="cannot write .*a: "):
         write_text(tmp_path / "a", "x")

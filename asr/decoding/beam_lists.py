@@ -416,7 +416,7 @@ class _Placed(NamedTuple):
 def _extend_fused(search: BeamSearch, placed: list[_Placed]) -> None:
     """The fusion of histories whose contexts are there; what is added to a context at one place of the fusion is computed once."""
     states = search.fusion.step(torch.tensor([new.history.last for new in placed]), _stacked([new.parent.fusion for new in placed]))
-    whole = search.stateless and all(state.dim() == 1 and not state.is_floating_point() for state in states)
+    whole = search.stateless and len(states) > 0 and all(state.dim() == 1 and not state.is_floating_point() for state in states)
     places: list[tuple] = list(zip(*(state.tolist() for state in states))) if whole else [(i,) for i in range(len(placed))]
     unshared: dict[tuple, tuple[Tensor, _Rows]] = {}
     entries = [(new.stream.fused if whole else unshared, (new.key, place)) for new, place in zip(placed, places)]

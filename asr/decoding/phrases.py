@@ -224,7 +224,7 @@ def spell(phrase: str, tokenizer: Tokenizer) -> list[int]:
     if ids := _encode(text, tokenizer):
         return ids
     bare = UNSPOKEN.sub(" ", text)
-    if ids := _encode(bare, tokenizer) or _encode(_without_accents(bare), tokenizer):
+    if ids := _encode(bare, tokenizer) or _encode(without_accents(bare), tokenizer):
         return ids
     if not bare.strip():
         raise UserError(f"there are no words in {phrase!r}")
@@ -244,6 +244,7 @@ def _encode(text: str, tokenizer: Tokenizer) -> list[int]:
         return []
 
 
-def _without_accents(text: str) -> str:
+def without_accents(text: str) -> str:
+    """Letters without their accents."""
     parts = unicodedata.normalize("NFKD", text).translate(PLAIN)
     return unicodedata.normalize("NFC", "".join(c for c in parts if unicodedata.category(c) not in ("Mn", "Cf")))

@@ -93,6 +93,11 @@ class Segment:
             at = span.end
         return pieces + [(word.word, word.start, word.end) for word in self.words[at:]]
 
+    def joins(self, before: Segment) -> bool:
+        """Whether the last word of ``before`` goes on here; what was written another way is no part of a word any more."""
+        written = any(span.end == len(before.words) for span in before.spans) or any(span.start == 0 for span in self.spans)
+        return self.continues and not written
+
     @staticmethod
     def of(words: Sequence[Word], reason: str = "end") -> Segment:
         """The segment of at least one word."""
@@ -126,10 +131,10 @@ class Transcript:
         words: list[Word] = []
         spans: list[Span] = []
         text = written = ""
+        before: Segment | None = None
         for segment in segments:
             first = len(words)
-            # what was written another way is no part of a word any more
-            if joined := segment.continues and bool(words) and not (spans and spans[-1].end == first or any(s.start == 0 for s in segment.spans)):
+            if joined := before is not None and segment.joins(before):
                 begun, rest = words.pop(), segment.words[0]
                 words.append(Word(begun.word + rest.word, begun.start, rest.end, min(begun.confidence, rest.confidence)))
                 first -= 1
@@ -138,6 +143,7 @@ class Transcript:
             gap = "" if joined or not text else " "
             text += gap + segment.text
             written += gap + segment.shown
+            before = segment
         if all(segment.written is None for segment in segments):
             return Transcript(audio, text, tuple(words), tuple(segments), duration)
         return Transcript(audio, text, tuple(words), tuple(segments), duration, written, tuple(spans))
@@ -235,7 +241,7 @@ class SubtitleWriter(Writer):
     def cues(self, transcript: Transcript) -> list[tuple[float, float, str]]:
         """(start, end, text) of every cue, in order and without overlap."""
         groups: list[list[tuple[str, float, float]]] = []
-        for segment in transcript.segments:
+        for before, segment in zip((None, *transcript.segments), transcript.segments):
             length = 0
             for i, piece in enumerate(segment.pieces()):
                 text, _, end = piece
@@ -244,7 +250,7 @@ class SubtitleWriter(Writer):
                     and groups
                     and end - groups[-1][0][1] <= self.max_seconds
                 )
-                if not i and segment.continues and groups:
+                if not i and before is not None and segment.joins(before):
                     begun = groups[-1].pop()
                     groups[-1].append((begun[0] + text, begun[1], end))
                     length = sum(1 + len(text) for text, _, _ in groups[-1]) - 1

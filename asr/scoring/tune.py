@@ -35,31 +35,28 @@ from asr.streaming.sources import like_lengths
 
 
 def read_utterances(manifests: Sequence[str | Path], split: str | None = None, half: int | None = None) -> list[Item]:
-    """The utterances of manifests, or those of half of the speakers of each.
+    """The utterances of manifests, or those of half of their speakers.
 
     Args:
         manifests, split: see `asr.scoring.manifest.read_manifest`.
         half: 1: the first, third, … speaker in order of names; 2: the others. So scales can be tuned on one half of a dev set and reported
-            on the other. Where a manifest names no speaker, or one only, utterances stand for speakers.
+            on the other. Where no speaker is named, or one only, utterances stand for speakers.
 
     Raises:
         UserError: a manifest that cannot be used, or of one utterance where half is wanted.
     """
     if half not in (None, 1, 2):
         raise ValueError(f"half {half}: there are 1 and 2")
-    found = []
-    for manifest in manifests:
-        items = read_manifest(manifest, split)
-        if half is not None:
-            speakers = [item.speaker or item.id for item in items]
-            if len(set(speakers)) == 1:
-                speakers = [item.id for item in items]
-            chosen = set(sorted(set(speakers))[half - 1 :: 2])
-            if not chosen:
-                raise UserError(f"{manifest} has one utterance only: there is no other half")
-            items = [item for item, speaker in zip(items, speakers, strict=True) if speaker in chosen]
-        found += items
-    return found
+    items = [item for manifest in manifests for item in read_manifest(manifest, split)]
+    if half is None:
+        return items
+    speakers = [item.speaker or item.id for item in items]  # of all manifests together: none may be in both halves
+    if len(set(speakers)) == 1:
+        speakers = [item.id for item in items]
+    chosen = set(sorted(set(speakers))[half - 1 :: 2])
+    if not chosen:
+        raise UserError(f"{', '.join(map(str, manifests))}: there is one utterance only, and no other half")
+    return [item for item, speaker in zip(items, speakers, strict=True) if speaker in chosen]
 
 
 class Encoded(NamedTuple):

@@ -149,6 +149,8 @@ class SegmentDetails:
             if nbest[0].tokens != own.tokens:
                 best = nbest[0]
                 words = _words(best, self._tokenizer)
+                if self._tokenizer.is_word_start(_spoken(best, self._tokenizer.endpoint_id).tokens[0]):
+                    segment = replace(segment, continues=False)  # rescoring has chosen a reading that begins with a word of its own
         # not that of the first symbol: an endpoint token, or a piece without text, that ended no segment may be of long ago
         begin = round(segment.words[0].start / FRAME_SECONDS)
         first = min(begin, max(self._from, begin - _frames(LEAD_SECONDS)))

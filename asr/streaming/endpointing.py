@@ -107,6 +107,8 @@ class Segmenter:
         if not self.current:
             self.first = frame
             self._continues = self.continues_with(token)
+        elif self._continues and self.current.starts_word(token) and not self.current.words():
+            self._continues = False  # it began with symbols without a text
         self._symbols.append(symbol)
         self.current.add(token, frame, log_prob)
         enough = frame + 1 - self.first >= self._least

@@ -28,17 +28,18 @@ class Display:
 
     def show(self, event: Event) -> None:
         """Show one event."""
+        rest = "…" if event.continues else ""  # of a word that the line before began
         if isinstance(event, Partial):
-            text = event.shown
+            text = rest + event.shown
             if self.terminal:
                 room = shutil.get_terminal_size().columns - 1
                 self._write("\r\033[K" + (text if len(text) <= room else "…" + text[-(room - 1) :]))
             else:
                 self._write(f"partial: {text}\n")
         elif self.terminal:
-            self._write(f"\r\033[K{event.shown}\n")
+            self._write(f"\r\033[K{rest}{event.shown}\n")
         else:
-            self._write(f"final {event.start:.2f}-{event.end:.2f}: {event.shown}\n")
+            self._write(f"final {event.start:.2f}-{event.end:.2f}: {rest}{event.shown}\n")
 
     def clear(self) -> None:
         """Remove an unfinished line."""
@@ -84,6 +85,7 @@ def transcribe_live(
         if several and text_to_stdout and at_terminal:
             print(f"{source.name}:")
         started = False
+        before: Segment | None = None
         failure: UserError | KeyboardInterrupt | None = None
         blocks = source.blocks(BLOCK_SECONDS)
         while not session.finished:
@@ -101,8 +103,10 @@ def transcribe_live(
                 if not text_to_stdout:
                     segments.append(event.segment)
                 elif not at_terminal:
-                    print(("" if event.continues and started else separator) + event.shown, end="", flush=True)
-                    separator = " "
+                    segment = event.segment
+                    joins = before is not None and segment.joins(before)
+                    print(("" if joins else separator) + event.shown, end="", flush=True)
+                    separator, before = " ", segment
                     started = True
         if display is not None:
             display.clear()

@@ -462,8 +462,15 @@ class Recognizer:
     def recognise(
         self, audio: Any, endpoint: EndpointConfig | None = None, details: Details | None = None
     ) -> list[list[Segment]]:
-        """Segments of whole recordings, given as to `transcribe`, as one batch."""
-        features, frames = self._features(audio)
+        """Segments of whole recordings, given as to `transcribe`, as one batch.
+
+        Raises:
+            UserError: a recording that cannot be read.
+        """
+        sources = as_sources(audio)
+        if not sources:
+            return []
+        features, frames = self._features(sources)
         encoded, lengths = self.model.encode(features, frames)
         layer = None
         if details and details.aligned_times and self.aligner is not None:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from asr.decoding.phrases import UNSPOKEN, spell
+from asr.decoding.phrases import UNSPOKEN, spell, without_accents
 from asr.errors import UserError
 from asr.tokens import Tokenizer, normalise_text
 
@@ -133,11 +133,11 @@ class Sentences:
                     ids = spell(text, tokenizer)  # commas and the like are spaces, as for n-grams and phrases
                 except UserError as error:
                     unspelled, example = unspelled + 1, example or str(error)
-                    ids = tokenizer.encode(UNSPOKEN.sub(" ", text))
+                    ids = tokenizer.encode(without_accents(UNSPOKEN.sub(" ", text)))
                 if 0 < len(ids) <= longest:
                     flat += ids
                     lengths.append(len(ids))
-                    words.append(text.count(" ") + 1)
+                    words.append(max(1, len(tokenizer.decode(ids).split())))
                 else:
                     dropped += 1
             parts.append(np.array(flat, dtype=kind))

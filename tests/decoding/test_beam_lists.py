@@ -11,7 +11,7 @@ import torch
 from asr.decoding import beam_lists
 from asr.decoding.beam import BeamSearch, SearchConfig
 from asr.decoding.beam_state import BeamState
-from asr.decoding.fusion import FusionSum
+from asr.decoding.fusion import Fusion, FusionSum
 from asr.decoding.nbest import beam_search, blocks_of
 from asr.decoding.state import batch_axes, concatenate, leaves, rebuild, select
 from asr.models.emformer import EmformerConfig
@@ -281,3 +281,12 @@ def test_the_internal_language_model_knows_no_endpoint_token():
     torch.testing.assert_close(words.sum(1), torch.ones(5))
     all_symbols = model.joiner.internal_lm_logits(out)[:, : END - 1].softmax(-1)
     torch.testing.assert_close(words, all_symbols)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_fusion_without_state_adds_nothing(kind):
+    model, out = random_model("stateless", 2), frames(1, 12)
+    config = SearchConfig(kind, beam=4)
+    plain, summed = (BeamSearch(model, config, fusion) for fusion in (None, FusionSum([Fusion()])))
+    assert beam_search(plain, out, torch.tensor([12])) == beam_search(summed, out, torch.tensor([12]))

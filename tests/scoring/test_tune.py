@@ -441,3 +441,14 @@ def test_references_without_words(toy, tmp_path, capsys):
     (tmp_path / "manifest.jsonl").write_text(json.dumps({"id": "a", "audio": "a.wav", "text": "..."}) + "\n")
     assert main(["tune", "--model", str(toy / "model"), "--manifest", str(tmp_path), "--ilm-scale", "0", "1", "--output", str(tmp_path)]) == 2
     assert "no reference words" in capsys.readouterr().err
+
+
+def test_no_speaker_of_several_manifests_is_in_both_halves(toy, tmp_path):
+    rows = [json.loads(line) for line in (toy / "manifest.jsonl").read_text().splitlines()]
+    manifests = []
+    for name, part in (("a", rows[:-1]), ("b", rows[1:])):
+        manifests.append(tmp_path / f"{name}.jsonl")
+        lines = [json.dumps({**row, "audio": str((toy / row["audio"]).resolve()), "speaker": f"s{rows.index(row)}"}) for row in part]
+        manifests[-1].write_text("\n".join(lines) + "\n")
+    one, two = ({item.speaker for item in read_utterances(manifests, half=half)} for half in (1, 2))
+    assert one and two and not one & two and len(one | two) == len(rows)

@@ -247,5 +247,6 @@ def test_a_number_that_was_written_is_not_joined():
     second = replace(Segment.of(words[3:]), written="ty one", continues=True)
     joined = Transcript.of("a", [first, second])
     assert (joined.written, joined.text) == ("it is 6 ty one", "it is six ty one") and joined.spans == (six,)
+    assert [text for *_, text in WRITERS["srt"].cues(joined)] == ["it is 6", "ty one"]
     plain = Transcript.of("a", [replace(first, written="it is six", spans=()), second])
     assert (plain.written, plain.text, len(plain.words)) == ("it is sixty one", "it is sixty one", 4)
