@@ -448,13 +448,16 @@ def _check_folder(path: Path) -> None:
         raise UserError(f"cannot write to the folder {path}: no permission")
 
 
-def check_output(path: Path, read: Iterable[str | os.PathLike[str] | None], folder: Path | None = None) -> None:
+def check_output(
+    path: Path, read: Iterable[str | os.PathLike[str] | None], folder: Path | None = None, kind: str = "files that are read"
+) -> None:
     """A file that is to be written is none of those that are read, and no folder.
 
     Args:
         path: of the file.
         read: files; ``-`` and None are none.
         folder: that must be there.
+        kind: what to call those that are read.
 
     Raises:
         UserError: it is, or its folder is not there.
@@ -467,7 +470,7 @@ def check_output(path: Path, read: Iterable[str | os.PathLike[str] | None], fold
         return
     for name in read:
         if name is not None and name != "-" and os.path.exists(name) and path.samefile(name):
-            raise UserError(f"{path} would be written over: it is one of the files that are read")
+            raise UserError(f"{path} would be written over: it is one of the {kind}")
 
 
 # ---------------------------------------------------------------- evaluate

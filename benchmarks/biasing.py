@@ -32,7 +32,6 @@ import time
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -89,10 +88,6 @@ def read_lines(path: str) -> list[str]:
         raise UserError(f"no such text: {path}")
     with gzip.open(path, "rt", encoding="utf-8") if path.endswith(".gz") else open(path, encoding="utf-8") as file:
         return [normalise(line) for line in file]
-
-
-def load(item) -> np.ndarray:
-    return item.source.load()
 
 
 def text_of(recognizer: Recognizer, tokens: list[int]) -> str:
@@ -232,7 +227,7 @@ def evaluate(recognizer: Recognizer, corpora: list[Corpus], half: int, lists: Li
     began = time.perf_counter()
     for count, (c, i) in enumerate(chosen, 1):
         item = corpora[c].items[i]
-        out, lengths = recognizer.encode([load(item)])
+        out, lengths = recognizer.encode([item.source.load()])
         for name in names:
             slot = bias.add(lists.graph(name, item.id, corpora[c].own[i]))
             for setting in grid:
@@ -255,7 +250,7 @@ def evaluate_streams(recognizer: Recognizer, corpora: list[Corpus], half: int, l
     chosen = [(c, i) for c, corpus in enumerate(corpora) for i in range(len(corpus.items)) if corpus.half[i] == half]
     for at in range(0, len(chosen), PARALLEL):
         group = chosen[at : at + PARALLEL]
-        audio = [load(corpora[c].items[i]) for c, i in group]
+        audio = [corpora[c].items[i].source.load() for c, i in group]
         for setting in grid:
             name, bias.scale = setting
             sessions = []

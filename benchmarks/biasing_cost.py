@@ -32,7 +32,7 @@ from asr.features import SAMPLE_RATE, FeatureConfig
 from asr.scoring.manifest import read_manifest
 from asr.streaming import NO_ENDPOINT, Recognizer
 from asr.streaming.bench import machine
-from benchmarks.biasing import load, read_lines
+from benchmarks.biasing import read_lines
 from benchmarks.streaming import BASE, random_pair, random_tokenizer
 
 FAINT = 1e-4  # a boost that changes no word
@@ -79,7 +79,7 @@ def cost_phrases(recognizer: Recognizer, options) -> BiasGraph:
 @torch.inference_mode()
 def cost(options) -> int:
     items = [item for path in options.manifest for item in read_manifest(path, split=options.split)[: options.limit]]
-    audio = [load(item) for item in items]
+    audio = [item.source.load() for item in items]
     config = SearchConfig("modified_beam", beam=options.beam)
     if options.model == BASE:
         model, _, _ = random_pair(np.concatenate(audio)[: 20 * SAMPLE_RATE], options.rate)

@@ -450,7 +450,7 @@ class Recognizer:
                     failed.append((index, error))
 
         for batch in like_lengths(load(), batch_seconds):
-            all_segments = self.recognise([audio for _, audio in batch], endpoint, details)
+            all_segments = self._recognise([audio for _, audio in batch], endpoint, details)
             for ((index, source), audio), segments in zip(batch, all_segments, strict=True):
                 yield index, Transcript.of(source.name, segments, len(audio) / SAMPLE_RATE)
             while failed:
@@ -458,7 +458,6 @@ class Recognizer:
         yield from failed
         yield from self._stream(long, parallel, endpoint, details)
 
-    @torch.inference_mode()
     def recognise(
         self, audio: Any, endpoint: EndpointConfig | None = None, details: Details | None = None
     ) -> list[list[Segment]]:
@@ -467,10 +466,14 @@ class Recognizer:
         Raises:
             UserError: a recording that cannot be read.
         """
-        sources = as_sources(audio)
-        if not sources:
-            return []
-        features, frames = self._features(sources)
+        recordings = [source.load() for source in as_sources(audio)]
+        return self._recognise(recordings, endpoint, details) if recordings else []
+
+    @torch.inference_mode()
+    def _recognise(
+        self, recordings: Sequence[np.ndarray], endpoint: EndpointConfig | None, details: Details | None
+    ) -> list[list[Segment]]:
+        features, frames = self._features(recordings)
         encoded, lengths = self.model.encode(features, frames)
         layer = None
         if details and details.aligned_times and self.aligner is not None:
@@ -535,14 +538,14 @@ class Recognizer:
         Raises:
             UserError: no recording, or one that cannot be read.
         """
-        encoded: tuple[Tensor, Tensor] = self.model.encode(*self._features(audio))
-        return encoded
-
-    def _features(self, audio: Any) -> tuple[Tensor, Tensor]:
-        """(B, T, 80) and (B,) frames, on the device of the model."""
         recordings = [source.load() for source in as_sources(audio)]
         if not recordings:
             raise UserError("there is no recording to encode")
+        encoded: tuple[Tensor, Tensor] = self.model.encode(*self._features(recordings))
+        return encoded
+
+    def _features(self, recordings: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
+        """(B, T, 80) and (B,) frames, on the device of the model, of samples (S,) float32 at 16 kHz."""
         lengths = torch.tensor([len(samples) for samples in recordings])
         padded = torch.zeros(len(recordings), max(1, int(lengths.max())))
         for row, samples in zip(padded, recordings, strict=True):

@@ -22,7 +22,7 @@ from typing import IO
 
 import numpy as np
 
-from asr.cli import Parser
+from asr.cli import Parser, check_output
 from asr.decoding.arpa import LOG10, LOG10_ZERO, Grams, read_lines, write_arpa
 from asr.decoding.phrases import UNSPOKEN, spell
 from asr.errors import UserError
@@ -215,13 +215,11 @@ def ngram_command(argv: Sequence[str]) -> int:
     options = parser.parse(argv)
     _thresholds(options.prune, options.order)
     out = Path(options.out)
-    if out.is_dir() or not out.absolute().parent.is_dir():
-        raise UserError(f"cannot write {out}: " + ("it is a folder" if out.is_dir() else f"no folder {out.parent}"))
-    for name in (*options.text, *options.dev):
+    texts = [*options.text, *options.dev]
+    check_output(out, texts, folder=out.parent, kind="texts")
+    for name in texts:
         if not Path(name).exists():
             raise UserError(f"no such file: {name}")
-        if out.exists() and out.samefile(name) and out.is_file():
-            raise UserError(f"{out} would be written over: it is one of the texts")
     if not out.name.endswith(ENDINGS) and (out.is_file() or not out.exists()):  # a pipe may have any name
         raise UserError(f"--out must end in {', '.join(ENDINGS)}, not {out.name}")
     tokenizer = tokens_of(options.tokens)
